@@ -1,0 +1,216 @@
+"""Readers of corpora with one token per line: CoNLL columns and CoNLL-U."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from datasets import Dataset
+
+from alad_hf.data.tagged_sentences import TaggedSentence, to_dataset
+from alad_hf.data.text_lines import read_lines
+
+CONLLU_TAG_COLUMNS = {"upos": 3, "xpos": 4}
+
+_CONLLU_WIDTH = 10
+_CONLLU_SKIPPED_ID = re.compile(r"\d+-\d+|\d+\.\d+")
+# Only these two separate columns: other white space, such as the no-break space, occurs inside tokens.
+_BLANK = " \t"
+_BLANKS = re.compile(r"[ \t]+")
+
+
+def read_conll(
+    path: str | Path,
+    *,
+    token_column: int = 0,
+    tag_column: int = -1,
+    separator: str | None = None,
+    tag_scheme: str = "auto",
+    document_marker: str = "-DOCSTART-",
+    comment_prefix: str | None = None,
+) -> Dataset:
+    r"""Read a corpus with one token per line, columns, and a blank line between sentences.
+
+    Byte order marks, Windows line ends, blank lines with spaces or tabs and a missing last line end are accepted.
+    Every line must have the same number of columns, since a stray separator would otherwise shift the tag.
+
+    Args:
+        path: A UTF-8 file.
+        token_column: Index of the column with the token; negative indices count from the last column.
+        tag_column: Index of the column with the tag.
+        separator: Text between columns, such as `"\t"`; any run of spaces and tabs if absent.
+        tag_scheme: `auto` to detect it over the file, or one of `alad_hf.data.tag_schemes.TAG_SCHEMES`.
+        document_marker: Lines that start with it are not read; they end a sentence.
+        comment_prefix: Lines before the first token of a sentence that start with it are not read. Absent by
+            default because `#` starts real tokens, hashtags among them.
+
+    Returns:
+        A dataset with the columns `tokens` (strings) and `tags` (`ClassLabel` ids), the tags in IOB2 unless the
+        scheme is `none`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a line is malformed, the file has no sentence, or the tags do not fit the scheme.
+
+    Example:
+        >>> corpus = read_conll("train.conll")  # doctest: +SKIP
+        >>> corpus.features["tags"].feature.names  # doctest: +SKIP
+        ['O', 'B-PER', 'I-PER']
+    """
+    sentences = parse_conll(
+        path,
+        token_column=token_column,
+        tag_column=tag_column,
+        separator=separator,
+        document_marker=document_marker,
+        comment_prefix=comment_prefix,
+    )
+    return to_dataset(sentences, tag_scheme)
+
+
+def read_conllu(path: str | Path, *, column: str = "upos") -> Dataset:
+    """Read the words and parts of speech of a CoNLL-U file.
+
+    The words are the syntactic words, which are those that carry tags: lines of multiword tokens (id `1-2`) and of
+    empty nodes (id `1.1`) have none and are left out, as are comments.
+
+    Args:
+        path: A UTF-8 file in CoNLL-U.
+        column: `upos` for universal tags, `xpos` for those of the treebank's language.
+
+    Returns:
+        A dataset with the columns `tokens` (strings) and `tags` (`ClassLabel` ids, names in alphabetical order).
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a line is malformed, a word has no tag, or the file has no sentence.
+    """
+    return to_dataset(parse_conllu(path, column=column), "none")
+
+
+def parse_conll(
+    path: str | Path,
+    *,
+    token_column: int = 0,
+    tag_column: int = -1,
+    separator: str | None = None,
+    document_marker: str = "-DOCSTART-",
+    comment_prefix: str | None = None,
+) -> list[TaggedSentence]:
+    """Read the sentences of a column file with their tags as written; see `read_conll`.
+
+    Args:
+        path: A UTF-8 file.
+        token_column: Index of the column with the token.
+        tag_column: Index of the column with the tag.
+        separator: Text between columns; any run of spaces and tabs if absent.
+        document_marker: Lines that start with it are not read; they end a sentence.
+        comment_prefix: Lines before the first token of a sentence that start with it are not read.
+
+    Returns:
+        At least one sentence.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a line is malformed or the file has no sentence.
+    """
+    sentences: list[TaggedSentence] = []
+    current: TaggedSentence | None = None
+    width, first_line = 0, ""
+    for line_number, line in read_lines(path):
+        if not line.strip(_BLANK) or line.startswith(document_marker):
+            current = None
+            continue
+        if current is None and comment_prefix is not None and line.startswith(comment_prefix):
+            continue
+        fields = _split_columns(line, separator)
+        if not width:
+            width, first_line = len(fields), line
+        fault = _find_column_fault(fields, width, token_column, tag_column)
+        if fault is not None:
+            hint = " Pass comment_prefix='#' if the file has comments." if "#" in (line[0], first_line[0]) else ""
+            raise ValueError(f"{path}, line {line_number}: {fault}; the line is {line!r}.{hint}")
+        if current is None:
+            current = TaggedSentence([], [], f"{path}, sentence at line {line_number}")
+            sentences.append(current)
+        current.tokens.append(fields[token_column])
+        current.tags.append(fields[tag_column])
+    return _require_sentences(sentences, path, "lines of a token and a tag")
+
+
+def parse_conllu(path: str | Path, *, column: str = "upos") -> list[TaggedSentence]:
+    """Read the sentences of a CoNLL-U file; see `read_conllu`.
+
+    Args:
+        path: A UTF-8 file in CoNLL-U.
+        column: `upos` or `xpos`.
+
+    Returns:
+        At least one sentence.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a line is malformed, a word has no tag, or the file has no sentence.
+    """
+    if column not in CONLLU_TAG_COLUMNS:
+        raise ValueError(f"Unknown CoNLL-U column {column!r}: expected one of {tuple(CONLLU_TAG_COLUMNS)}.")
+    sentences: list[TaggedSentence] = []
+    current: TaggedSentence | None = None
+    for line_number, line in read_lines(path):
+        if not line.strip(_BLANK):
+            current = None
+            continue
+        if current is None and line.startswith("#"):
+            continue
+        fields = [field.strip(_BLANK) for field in line.split("\t")]
+        if len(fields) == _CONLLU_WIDTH and _CONLLU_SKIPPED_ID.fullmatch(fields[0]):
+            continue
+        fault = _find_conllu_fault(fields, column, expected_id=len(current.tokens) + 1 if current else 1)
+        if fault is not None:
+            raise ValueError(f"{path}, line {line_number}: {fault}; the line is {line!r}.")
+        if current is None:
+            current = TaggedSentence([], [], f"{path}, sentence at line {line_number}")
+            sentences.append(current)
+        current.tokens.append(fields[1])
+        current.tags.append(fields[CONLLU_TAG_COLUMNS[column]])
+    return _require_sentences(sentences, path, "CoNLL-U words")
+
+
+def _split_columns(line: str, separator: str | None) -> list[str]:
+    if separator is None:
+        return _BLANKS.split(line.strip(_BLANK))
+    return [field.strip(_BLANK) for field in line.split(separator)]
+
+
+def _find_column_fault(fields: list[str], width: int, token_column: int, tag_column: int) -> str | None:
+    found = f"found {len(fields)} column{'s' if len(fields) != 1 else ''}"
+    if len(fields) != width:
+        return f"{found}, expected {width} as in the lines before (set separator= if tokens contain spaces)"
+    for name, column in (("token_column", token_column), ("tag_column", tag_column)):
+        if not -width <= column < width:
+            return f"{found}, expected enough for {name}={column}"
+    if token_column % width == tag_column % width:
+        return f"{found}, expected a token and a tag in different columns (set separator=, token_column=, tag_column=)"
+    for name, column in (("token", token_column), ("tag", tag_column)):
+        if not fields[column]:
+            return f"found an empty {name} in column {column}, expected text"
+    return None
+
+
+def _find_conllu_fault(fields: list[str], column: str, expected_id: int) -> str | None:
+    if len(fields) != _CONLLU_WIDTH:
+        return f"found {len(fields)} columns, expected {_CONLLU_WIDTH} separated by tabs"
+    if fields[0] != str(expected_id):
+        return f"found word id {fields[0]!r}, expected {expected_id} (sentences end with a blank line)"
+    if not fields[1]:
+        return "found an empty word in column FORM, expected text"
+    tag = fields[CONLLU_TAG_COLUMNS[column]]
+    if tag in ("", "_"):
+        return f"found no tag ({tag!r}) in column {column.upper()}, expected one for every word"
+    return None
+
+
+def _require_sentences(sentences: list[TaggedSentence], path: str | Path, expected: str) -> list[TaggedSentence]:
+    if not sentences:
+        raise ValueError(f"{path}: found no sentence, expected {expected} with a blank line between sentences.")
+    return sentences

@@ -1,0 +1,210 @@
+"""Features for extractive question answering: long contexts are read in overlapping windows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+Span = tuple[int, int]
+_NO_CONTEXT: Span = (-1, -1)
+
+
+def question_answering_features(
+    examples: Mapping[str, Sequence[Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int = 384,
+    overlap: int = 128,
+    for_training: bool,
+) -> dict[str, list[Any]]:
+    """Tokenise questions with their contexts, a long context in several windows.
+
+    Each window holds the whole question and as many context tokens as fit; consecutive windows of an example share
+    `overlap` context tokens, so that an answer cut by one window's edge lies whole in the next. An example gives one
+    or more windows, so `Dataset.map` must remove the old columns.
+
+    Args:
+        examples: Columns `id`, `question`, `context` and, for training, `answers`
+            (`{"text": [...], "answer_start": [...]}`, starts in characters; empty lists for no answer; of several
+            answers the first is learned).
+        tokenizer: A fast tokenizer.
+        max_length: Most tokens of a window: question, context and special tokens.
+        overlap: Context tokens that consecutive windows share.
+        for_training: True adds `start_positions` and `end_positions`: the first and last token of the answer, or the
+            position of the CLS token in windows that do not hold the whole answer. False adds `example_id`,
+            `offset_mapping` (a window's token offsets into the context, in characters; (-1, -1) for every other
+            token) and `cls_index`, which `best_answers` reads.
+
+    Returns:
+        Columns with one row a window: the tokenizer's model inputs, of unequal lengths (padded to `max_length` only
+        for a tokenizer that pads on the left, where later padding would shift the positions), and those named above.
+
+    Raises:
+        TypeError: If the tokenizer is not a fast one.
+        ValueError: If a question leaves no room for its context or not more than `overlap` tokens, if `max_length`
+            exceeds what the tokenizer states for its model, or if an answer is not found where it is said to start.
+
+    Example:
+        >>> features = dataset.map(
+        ...     question_answering_features, batched=True, remove_columns=dataset.column_names,
+        ...     fn_kwargs={"tokenizer": tokenizer, "for_training": True},
+        ... )  # doctest: +SKIP
+    """
+    _check_tokenizer(tokenizer, max_length)
+    _check_room(examples, tokenizer, max_length, overlap)
+    # A tokenizer that pads on the left (XLNet) expects the question last.
+    question_first = tokenizer.padding_side == "right"
+    texts = (
+        (examples["question"], examples["context"]) if question_first else (examples["context"], examples["question"])
+    )
+    windows = tokenizer(
+        *map(list, texts),
+        truncation="only_second" if question_first else "only_first",
+        max_length=max_length,
+        stride=overlap,
+        padding=False if question_first else "max_length",
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+    )
+    example_of_window = windows["overflow_to_sample_mapping"]
+    features = {name: windows[name] for name in tokenizer.model_input_names if name in windows}
+    cls_indices = [_cls_index(windows, window, tokenizer) for window in range(len(example_of_window))]
+    offsets = [
+        _context_offsets(windows, window, int(question_first), examples["context"][example])
+        for window, example in enumerate(example_of_window)
+    ]
+    if for_training:
+        answers = [_answer_span(examples, example) for example in range(len(examples["question"]))]
+        spans = _token_spans(offsets, example_of_window, answers)
+        features["start_positions"] = [span[0] if span else cls for span, cls in zip(spans, cls_indices, strict=True)]
+        features["end_positions"] = [span[1] if span else cls for span, cls in zip(spans, cls_indices, strict=True)]
+    else:
+        features["example_id"] = [examples["id"][example] for example in example_of_window]
+        features["offset_mapping"] = offsets
+        features["cls_index"] = cls_indices
+    return features
+
+
+def _check_tokenizer(tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    if not tokenizer.is_fast:
+        raise TypeError(
+            f"{type(tokenizer).__name__} is a slow tokenizer, which knows no character offsets: load a fast one with "
+            "`AutoTokenizer.from_pretrained(...)` (it needs a tokenizer.json)."
+        )
+    if tokenizer.cls_token_id is None:
+        raise ValueError(
+            f"{type(tokenizer).__name__} has no cls_token, the place of 'no answer in this window': set "
+            "`tokenizer.cls_token` to the token that its sequences begin with."
+        )
+    if max_length > tokenizer.model_max_length:
+        raise ValueError(
+            f"max_length={max_length} exceeds the tokenizer's model_max_length={tokenizer.model_max_length}: pass "
+            f"max_length={tokenizer.model_max_length} or less, or set `tokenizer.model_max_length` if the model has "
+            "more positions."
+        )
+
+
+def _check_room(
+    examples: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase, max_length: int, overlap: int
+) -> None:
+    if overlap < 0:
+        raise ValueError(f"overlap={overlap} must be 0 or more tokens.")
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    questions = tokenizer(list(examples["question"]), add_special_tokens=False, verbose=False)["input_ids"]
+    for example, question in enumerate(questions):
+        room = max_length - special - len(question)
+        if room > overlap:
+            continue
+        takes = (
+            f"The question of example {examples['id'][example]!r} takes {len(question)} tokens and the special tokens "
+            f"{special} of max_length={max_length}"
+        )
+        if room <= 0:
+            raise ValueError(
+                f"{takes}, which leaves none for the context: pass max_length={max_length - room + overlap + 1} or "
+                "more, or shorten the question (it is never truncated)."
+            )
+        raise ValueError(
+            f"{takes}, which leaves {room} for the context, but the windows shall share overlap={overlap}: pass "
+            f"overlap={room - 1} or less, or max_length={max_length - room + overlap + 1} or more."
+        )
+
+
+def _cls_index(windows: BatchEncoding, window: int, tokenizer: PreTrainedTokenizerBase) -> int:
+    # A text may contain the CLS token literally; only the one that belongs to no text is meant.
+    ids_and_texts = zip(windows["input_ids"][window], windows.sequence_ids(window), strict=True)
+    for position, (token_id, text) in enumerate(ids_and_texts):
+        if token_id == tokenizer.cls_token_id and text is None:
+            return position
+    raise ValueError(
+        f"{type(tokenizer).__name__} puts no cls_token ({tokenizer.cls_token!r}) into its sequences: set "
+        "`tokenizer.cls_token` to the token that its sequences begin with."
+    )
+
+
+def _context_offsets(windows: BatchEncoding, window: int, context_text: int, context: str) -> list[Span]:
+    return [
+        _trimmed(offset, context) if text == context_text else _NO_CONTEXT
+        for offset, text in zip(windows["offset_mapping"][window], windows.sequence_ids(window), strict=True)
+    ]
+
+
+def _trimmed(offset: Span, context: str) -> Span:
+    """Drop surrounding white space, which some byte-level tokenizers count as part of the token."""
+    start, end = offset
+    piece = context[start:end]
+    if not piece.strip():
+        return _NO_CONTEXT
+    return start + len(piece) - len(piece.lstrip()), end - len(piece) + len(piece.rstrip())
+
+
+def _answer_span(examples: Mapping[str, Sequence[Any]], example: int) -> Span | None:
+    answers = examples["answers"][example]
+    if not answers["text"]:
+        return None
+    text, start = answers["text"][0], answers["answer_start"][0]
+    found = examples["context"][example][start : start + len(text)]
+    if found != text:
+        raise ValueError(
+            f"Example {examples['id'][example]!r}: the answer {text!r} should start at character {start} of the "
+            f"context, where {found!r} stands. Correct answer_start (it counts characters, not bytes) or drop the "
+            "example."
+        )
+    return start, start + len(text)
+
+
+def _token_spans(
+    offsets: list[list[Span]], example_of_window: list[int], answers: list[Span | None]
+) -> list[Span | None]:
+    """First and last answer token in each window, or None where the window does not hold all of the answer."""
+    touching = [
+        [] if answer is None else [i for i, (start, end) in enumerate(window) if start < answer[1] and end > answer[0]]
+        for window, answer in zip(offsets, (answers[example] for example in example_of_window), strict=True)
+    ]
+    # The characters that the answer's tokens cover over all windows: a window holds it all if its own do so too.
+    extents: dict[int, Span] = {}
+    for window, example, positions in zip(offsets, example_of_window, touching, strict=True):
+        if positions:
+            start, end = window[positions[0]][0], window[positions[-1]][1]
+            known = extents.get(example, (start, end))
+            extents[example] = min(start, known[0]), max(end, known[1])
+    spans: list[Span | None] = [
+        (positions[0], positions[-1])
+        if positions and (window[positions[0]][0], window[positions[-1]][1]) == extents[example]
+        else None
+        for window, example, positions in zip(offsets, example_of_window, touching, strict=True)
+    ]
+    held = {example for example, span in zip(example_of_window, spans, strict=True) if span}
+    lost = [example for example, answer in enumerate(answers) if answer is not None and example not in held]
+    if lost:
+        logger.warning(
+            "%d of %d answers lie whole in no window and train as 'no answer': increase overlap or max_length.",
+            len(lost),
+            len(answers),
+        )
+    return spans

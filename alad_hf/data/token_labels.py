@@ -1,0 +1,143 @@
+"""From tagged words to labelled tokens."""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal
+
+from datasets import Dataset
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+IGNORED = -100
+
+# Position embeddings of these start behind the padding index, so that many of them hold no token.
+_POSITIONS_BEHIND_PADDING = {"roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "longformer"}
+
+
+def longest_input(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """How many tokens, special ones included, fit into one input of a model.
+
+    Args:
+        config: The model's configuration.
+        tokenizer: Its tokenizer, whose `model_max_length` counts where it is set.
+    """
+    text_config = config.get_text_config()
+    limits = [tokenizer.model_max_length] if tokenizer.model_max_length < 1_000_000 else []
+    positions = getattr(text_config, "max_position_embeddings", None)
+    if positions:
+        offset = text_config.pad_token_id + 1 if text_config.model_type in _POSITIONS_BEHIND_PADDING else 0
+        limits.append(positions - offset)
+    if not limits:
+        raise ValueError(
+            f"Neither the {text_config.model_type} configuration nor the tokenizer says how many tokens fit into one "
+            "input. Pass max_length."
+        )
+    return min(limits)
+
+
+def encode_tagged_words(
+    dataset: Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    label_subwords: Literal["first", "all"] = "first",
+    tag_column: str = "tags",
+) -> Dataset:
+    """Tokenize sentences of words and give every word's tag to its tokens.
+
+    A sentence longer than `max_length` is cut into several rows, so that every word keeps its label; how many were,
+    and how many words have no token at all, is reported in one warning each.
+
+    Args:
+        dataset: Columns `tokens` (list of words) and, optionally, `tags` (list of class labels).
+        tokenizer: A fast tokenizer.
+        max_length: Tokens of one row, special ones included; see `longest_input`.
+        label_subwords: "first": only a word's first token is labelled. "all": the others too, with I- for a word that
+            starts an entity.
+        tag_column: The column with the tags.
+
+    Returns:
+        A dataset of `input_ids`, `attention_mask` and whatever else the tokenizer gives, `sentence` (the index of the
+        row in `dataset`) and, if there are tags, `labels`, -100 on tokens without a label.
+
+    Raises:
+        ValueError: The tokenizer is a slow one, or `label_subwords` is unknown.
+    """
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"{type(tokenizer).__name__} is a slow tokenizer, which does not tell which word a token came from. "
+            "Load it with AutoTokenizer.from_pretrained(..., use_fast=True)."
+        )
+    if label_subwords not in ("first", "all"):
+        raise ValueError(f'label_subwords must be "first" or "all", got {label_subwords!r}.')
+    has_tags = tag_column in dataset.column_names
+    continuation = _continuation_labels(dataset.features[tag_column].feature.names) if has_tags else []
+
+    def encode(batch: dict[str, list], indices: list[int]) -> dict[str, list]:
+        encoded = tokenizer(
+            batch["tokens"],
+            is_split_into_words=True,
+            truncation=True,
+            max_length=max_length,
+            return_overflowing_tokens=True,
+        )
+        rows = encoded.pop("overflow_to_sample_mapping")
+        columns = {name: encoded[name] for name in tokenizer.model_input_names if name in encoded}
+        columns["sentence"] = [indices[row] for row in rows]
+        if has_tags:
+            columns["labels"] = []
+            previous: tuple[int, int | None] = (-1, None)
+            for position, row in enumerate(rows):
+                tags, labels = batch[tag_column][row], []
+                for word in encoded.word_ids(position):
+                    # A word that a cut splits between two rows is labelled in the first of them only.
+                    if word is None:
+                        labels.append(IGNORED)
+                        continue
+                    starts_word = (row, word) != previous
+                    previous = (row, word)
+                    if starts_word:
+                        labels.append(tags[word])
+                    else:
+                        labels.append(continuation[tags[word]] if label_subwords == "all" else IGNORED)
+                columns["labels"].append(labels)
+        return columns
+
+    encoded = dataset.map(
+        encode, batched=True, with_indices=True, remove_columns=dataset.column_names, desc="Tokenizing"
+    )
+    _report(dataset, encoded, tokenizer, max_length)
+    return encoded
+
+
+def _continuation_labels(names: list[str]) -> list[int]:
+    ids = {name: index for index, name in enumerate(names)}
+    return [ids.get("I-" + name[2:], index) if name.startswith("B-") else index for index, name in enumerate(names)]
+
+
+def _report(
+    dataset: Dataset, encoded: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> None:
+    cut = len(encoded) - len(dataset)
+    if cut > 0:
+        logger.warning(
+            "%d of %d sentences are longer than %d tokens and were cut into several rows; every word keeps its label.",
+            len(encoded) - len(set(encoded["sentence"])) if cut else 0,
+            len(dataset),
+            max_length,
+        )
+    words = sorted({word for row in dataset["tokens"] for word in row})
+    empty = [word for word, ids in zip(words, tokenizer(words, add_special_tokens=False)["input_ids"]) if not ids] if words else []
+    if empty:
+        lost = set(empty)
+        count = sum(word in lost for row in dataset["tokens"] for word in row)
+        logger.warning(
+            "%d words have no token in this vocabulary, such as %s: they are neither trained on nor tagged.",
+            count,
+            [word.encode("unicode_escape").decode() for word in empty[:3]],
+        )
+    without = sum(not row for row in dataset["tokens"])
+    if without:
+        logger.warning("%d sentences are empty; they are kept as rows without a label.", without)

@@ -1,0 +1,24 @@
+"""Metrics that work offline, and the way from model outputs to what they score."""
+
+from __future__ import annotations
+
+from .answer_extraction import AnswerSpan, answer_candidates, best_answers
+from .compute_metrics import entity_metrics, predictions_to_tags, tagging_metrics
+from .entity_f1 import EntityF1, entity_scores
+from .squad_score import SquadScore, squad_scores
+from .tagging_accuracy import TaggingAccuracy, tagging_scores
+
+__all__ = [
+    "AnswerSpan",
+    "EntityF1",
+    "SquadScore",
+    "TaggingAccuracy",
+    "answer_candidates",
+    "best_answers",
+    "entity_metrics",
+    "entity_scores",
+    "predictions_to_tags",
+    "squad_scores",
+    "tagging_metrics",
+    "tagging_scores",
+]

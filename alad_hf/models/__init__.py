@@ -1,0 +1,1 @@
+"""Models: what a checkpoint needs in order to load and run."""

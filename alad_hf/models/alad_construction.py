@@ -1,0 +1,197 @@
+"""How an AlAd model comes from a student, and how a teacher is attached to it and taken off again."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import logging
+
+import torch
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from .configuration_alad import AlAdConfig
+from .student import load_student
+from .teacher import TeacherSignal, check_same_tokenization, linear_head, load_teacher, teacher_signal
+
+logger = logging.getLogger(__name__)
+
+_CONFIG_ARGUMENTS = {field.name for field in dataclasses.fields(AlAdConfig)} | {"num_labels"}
+
+
+class StudentTeacherMixin:
+    """Construction from a pretrained student, and the teacher of a model in training."""
+
+    @classmethod
+    def from_student_pretrained(
+        cls,
+        student: str | PreTrainedModel,
+        *,
+        teacher: str | PreTrainedModel | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+        copy_teacher_head: bool = True,
+        **config_arguments: object,
+    ) -> StudentTeacherMixin:
+        """Put an alignment adapter (and this class's head) on a pretrained student.
+
+        Args:
+            student: Folder, Hub id, or a model in memory (its encoder is copied; a task head is left behind).
+            teacher: Folder, Hub id or model. Sets the aligned width, the labels and the head, and is attached, so that
+                training needs nothing else; see `attach_teacher`. Without one, train on cached teacher columns.
+            tokenizer: The student's tokenizer, where it cannot be loaded from the student's own name.
+            teacher_tokenizer: The teacher's tokenizer, likewise.
+            copy_teacher_head: Start from the teacher's head where it is one linear layer with the same labels.
+            **config_arguments: Fields of `AlAdConfig`, such as `window_size=5`, `freeze_student=True` or `id2label`.
+
+        Raises:
+            TypeError: An argument that `AlAdConfig` does not have.
+            ValueError: Student and teacher do not fit together.
+        """
+        unknown = sorted(set(config_arguments) - _CONFIG_ARGUMENTS)
+        if unknown:
+            own = sorted(field.name for field in dataclasses.fields(AlAdConfig) if field.name in AlAdConfig.__annotations__)
+            raise TypeError(f"{unknown} are not fields of AlAdConfig; it has {own} besides id2label and num_labels.")
+        if isinstance(student, str):
+            student_name, student = student, load_student(student)
+        else:
+            student_name, student = student.name_or_path, copy.deepcopy(student.base_model)
+        if isinstance(teacher, str):
+            teacher = load_teacher(teacher)
+        if teacher is not None:
+            config_arguments.setdefault("hidden_size", teacher.config.get_text_config().hidden_size)
+            config_arguments.setdefault("teacher_name_or_path", teacher.name_or_path or None)
+            if "id2label" not in config_arguments and "num_labels" not in config_arguments:
+                config_arguments["id2label"] = dict(teacher.config.id2label)
+        if config_arguments.get("id2label"):
+            labels = config_arguments["id2label"]
+            config_arguments.setdefault("label2id", {name: int(index) for index, name in labels.items()})
+        config = AlAdConfig(
+            text_config=copy.deepcopy(student.config),
+            student_name_or_path=config_arguments.pop("student_name_or_path", student_name or None),
+            **config_arguments,
+        )
+        model = cls(config)
+        _copy_encoder(student, model.base_model.encoder)
+        model.to(student.dtype)
+        if teacher is not None:
+            if copy_teacher_head:
+                model._copy_teacher_head(teacher)
+            model.attach_teacher(teacher, tokenizer=tokenizer, teacher_tokenizer=teacher_tokenizer)
+        return model.eval()
+
+    @property
+    def teacher(self) -> PreTrainedModel | None:
+        """The attached teacher, if any."""
+        return self.__dict__.get("_attached_teacher", (None,))[0]
+
+    def attach_teacher(
+        self,
+        teacher: str | PreTrainedModel,
+        *,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+    ) -> None:
+        """Let a teacher compute its states during training.
+
+        It runs in eval mode without gradients, follows the batches to their device, and is no part of the model: not
+        of `state_dict`, `parameters`, `save_pretrained` nor `.to()`. Cached columns (`alad_hf.cache_teacher_states`)
+        give the same loss and run the teacher once instead of once an epoch.
+
+        Args:
+            teacher: Folder, Hub id, or a model.
+            tokenizer: The student's tokenizer; by default loaded from `config.student_name_or_path`.
+            teacher_tokenizer: The teacher's; by default loaded from the teacher's name.
+
+        Raises:
+            ValueError: The teacher's width or labels do not fit, or its tokenizer is another one.
+        """
+        if isinstance(teacher, str):
+            teacher = load_teacher(teacher)
+        width = teacher.config.get_text_config().hidden_size
+        if width != self.config.hidden_size:
+            raise ValueError(
+                f"The teacher's states are {width} wide, the aligned states {self.config.hidden_size}. "
+                f"Build the model for this teacher: {type(self).__name__}.from_student_pretrained(..., teacher=...)."
+            )
+        tokenizer = tokenizer or _load_tokenizer(self.config.student_name_or_path, "tokenizer")
+        teacher_tokenizer = teacher_tokenizer or _load_tokenizer(teacher.name_or_path, "teacher_tokenizer")
+        check_same_tokenization(tokenizer, teacher_tokenizer)
+        teacher.eval().requires_grad_(False)
+        # In a tuple and past nn.Module's bookkeeping, so that the teacher never becomes a submodule.
+        self.__dict__["_attached_teacher"] = (teacher,)
+
+    def detach_teacher(self) -> None:
+        """Forget the attached teacher; the model is unchanged otherwise."""
+        self.__dict__.pop("_attached_teacher", None)
+
+    def _run_teacher(self, **inputs: torch.Tensor | None) -> TeacherSignal:
+        if inputs.get("input_ids") is None:
+            raise ValueError(
+                "An attached teacher reads input_ids, and only inputs_embeds were given. Pass input_ids, or the "
+                "teacher's states as teacher_states."
+            )
+        device = inputs["input_ids"].device
+        if self.teacher.device != device:
+            self.teacher.to(device)
+        return teacher_signal(self.teacher, **inputs)
+
+    def _check_teacher_logits(self, teacher_logits: torch.Tensor, logits: torch.Tensor) -> None:
+        if teacher_logits.shape != logits.shape:
+            raise ValueError(
+                f"teacher_logits have shape {tuple(teacher_logits.shape)}, the model's logits {tuple(logits.shape)}. "
+                "Distillation needs a teacher with the same labels; distillation_weight=0 turns it off."
+            )
+
+    def _copy_teacher_head(self, teacher: PreTrainedModel) -> None:
+        own = getattr(self, "classifier", None) or getattr(self, "qa_outputs", None)
+        head = linear_head(teacher) if own is not None else None
+        if head is None or head.weight.shape != own.weight.shape or teacher.config.id2label != self.config.id2label:
+            return
+        with torch.no_grad():
+            own.weight.copy_(head.weight)
+            own.bias.copy_(head.bias if head.bias is not None else torch.zeros_like(own.bias))
+
+    def num_parameters_by_part(self) -> dict[str, int]:
+        """Number of parameters, each tensor once, in the student, the adapter and the head."""
+        base = self.base_model
+        student = {id(parameter): parameter.numel() for parameter in base.encoder.parameters()}
+        adapter = {id(parameter): parameter.numel() for parameter in base.adapter.parameters()}
+        every = {id(parameter): parameter.numel() for parameter in self.parameters()}
+        parts = {"student": sum(student.values()), "adapter": sum(adapter.values())}
+        return parts | {"head": sum(every.values()) - sum(parts.values())}
+
+    def print_trainable_parameters(self) -> None:
+        """Print how many parameters training would change."""
+        every = {id(parameter): parameter for parameter in self.parameters()}.values()
+        total = sum(parameter.numel() for parameter in every)
+        trainable = sum(parameter.numel() for parameter in every if parameter.requires_grad)
+        parts = ", ".join(f"{name} {count:,}" for name, count in self.num_parameters_by_part().items())
+        print(  # noqa: T201 - printing is what this method is for
+            f"trainable params: {trainable:,} || all params: {total:,} || trainable%: {100 * trainable / total:.2f} "
+            f"({parts})"
+        )
+
+
+def _copy_encoder(source: PreTrainedModel, target: PreTrainedModel) -> None:
+    missing, unexpected = target.load_state_dict(source.state_dict(), strict=False)
+    unexpected = [name for name in unexpected if not name.startswith("pooler.")]
+    if missing or unexpected:
+        raise ValueError(
+            f"A {type(source).__name__} does not fit the {type(target).__name__} that AutoModel builds from its "
+            f"configuration: missing {missing[:3]}, unexpected {unexpected[:3]}. Pass a student that "
+            "AutoModel.from_config can rebuild."
+        )
+
+
+def _load_tokenizer(name: str | None, argument: str) -> PreTrainedTokenizerBase:
+    remedy = f"Pass {argument}=AutoTokenizer.from_pretrained(...), so that both tokenizations can be compared."
+    if not name:
+        raise ValueError(f"The model has no name to load its tokenizer from. {remedy}")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"No tokenizer could be loaded from {name!r}. {remedy}") from error
+    return tokenizer
+
+
+__all__ = ["StudentTeacherMixin"]

@@ -1,0 +1,115 @@
+"""Configuration of AlAd models: a student encoder, an alignment adapter and, on top, a task head."""
+
+# No postponed annotations here: `strict` checks the types of fields only where annotations are objects.
+# ruff: noqa: I002
+
+import copy
+from typing import Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig, PreTrainedConfig
+
+# Width of the adapter's inner layer when the user names none. 1280 is the published one (arXiv 2602.14635, authors'
+# code); 64 keeps the light form under a fifth of the published form's parameters from 128 to 1024 wide students.
+DEFAULT_ADAPTER_SIZES = {"light": 64, "mlp": 1280}
+
+# Bounds that no sensible configuration reaches: a hostile config.json must fail here, before memory is allocated.
+MAX_WINDOW_SIZE = 129
+MAX_WIDTH = 65_536
+
+
+@strict
+class AlAdConfig(PreTrainedConfig):
+    """Configuration of an AlAd model (Alignment Adapter, arXiv 2602.14635).
+
+    Args:
+        text_config: Configuration of the student encoder, any that `AutoModel` builds; a plain `BertConfig` if omitted.
+        hidden_size: Width of the aligned states, i.e. of the teacher. Defaults to the student's width.
+        window_size: How many student positions the adapter sees for one output; odd.
+        adapter_type: "light" (a linear path plus a low-rank window correction) or "mlp" (the published window MLP).
+        adapter_size: Inner width of the adapter; defaults to 64 for "light" and 1280 for "mlp".
+        freeze_student: Keep the student's weights fixed and the student in eval mode (plug-and-play).
+        alignment_mse_weight: Weight of the squared error between aligned and teacher states, a mean over the width.
+            The published loss sums over the width instead, which is a weight of `hidden_size` here.
+        alignment_cosine_weight: Weight of one minus the cosine of aligned and teacher states.
+        distillation_weight: Weight of the divergence between the teacher's and the model's task logits.
+        distillation_temperature: Temperature of that divergence, > 0.
+        classifier_dropout: Dropout probability in front of the task head.
+        initializer_range: Standard deviation of the normal that initialises the task head.
+        student_name_or_path: Where the student came from; for the record and to find its tokenizer.
+        teacher_name_or_path: Where the teacher came from; for the record. A teacher is never part of a checkpoint.
+
+    Raises:
+        ValueError: A value is out of its bounds; the message names the field, the value and what is accepted.
+
+    Example:
+        >>> from transformers import BertConfig
+        >>> config = AlAdConfig(text_config=BertConfig(hidden_size=128, num_attention_heads=2), hidden_size=768)
+        >>> config.adapter_size
+        64
+    """
+
+    model_type = "alad"
+    sub_configs = {"text_config": AutoConfig}
+    keys_to_ignore_at_inference = ["loss_terms"]
+
+    text_config: dict | PreTrainedConfig | None = None
+    hidden_size: int | None = None
+    window_size: int = 5
+    adapter_type: Literal["light", "mlp"] = "light"
+    adapter_size: int | None = None
+    freeze_student: bool = False
+    alignment_mse_weight: float | int = 1.0
+    alignment_cosine_weight: float | int = 0.0
+    distillation_weight: float | int = 1.0
+    distillation_temperature: float | int = 1.0
+    classifier_dropout: float | int = 0.1
+    initializer_range: float | int = 0.02
+    student_name_or_path: str | None = None
+    teacher_name_or_path: str | None = None
+
+    def __post_init__(self, **kwargs: object) -> None:
+        """Build the student's configuration, fill the defaults that depend on it, and check the bounds."""
+        if self.text_config is None:
+            self.text_config = AutoConfig.for_model("bert")
+        elif isinstance(self.text_config, dict):
+            fields = copy.deepcopy(self.text_config)
+            model_type = fields.pop("model_type", "bert")
+            try:
+                self.text_config = AutoConfig.for_model(model_type, **fields)
+            except ValueError as error:
+                raise ValueError(
+                    f"text_config has model_type={model_type!r}, which this version of transformers does not know. "
+                    "Import the package that registers it, or upgrade transformers."
+                ) from error
+        if self.hidden_size is None:
+            self.hidden_size = self.text_config.hidden_size
+        if self.adapter_size is None:
+            self.adapter_size = DEFAULT_ADAPTER_SIZES[self.adapter_type]
+        # Every checkpoint carries its own modelling code, so that it also loads where this package is not installed.
+        self.auto_map = {
+            "AutoConfig": "configuration_alad.AlAdConfig",
+            "AutoModel": "modeling_alad.AlAdModel",
+            "AutoModelForTokenClassification": "modeling_alad.AlAdForTokenClassification",
+            "AutoModelForQuestionAnswering": "modeling_alad.AlAdForQuestionAnswering",
+        }
+        kwargs.pop("auto_map", None)
+        super().__post_init__(**kwargs)
+        self._check_bounds()
+
+    def _check_bounds(self) -> None:
+        if not 1 <= self.window_size <= MAX_WINDOW_SIZE or self.window_size % 2 == 0:
+            raise ValueError(f"window_size must be an odd number from 1 to {MAX_WINDOW_SIZE}, got {self.window_size}.")
+        for name in ("hidden_size", "adapter_size"):
+            if not 1 <= getattr(self, name) <= MAX_WIDTH:
+                raise ValueError(f"{name} must be from 1 to {MAX_WIDTH}, got {getattr(self, name)}.")
+        for name in ("alignment_mse_weight", "alignment_cosine_weight", "distillation_weight"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be finite and not negative, got {getattr(self, name)}; 0 turns it off.")
+        if not 0 < self.distillation_temperature < float("inf"):
+            raise ValueError(f"distillation_temperature must be finite and > 0, got {self.distillation_temperature}.")
+        if not 0 <= self.classifier_dropout < 1:
+            raise ValueError(f"classifier_dropout must be in [0, 1), got {self.classifier_dropout}.")
+
+
+__all__ = ["AlAdConfig"]

@@ -1,0 +1,446 @@
+"""AlAd models: a student encoder, an alignment adapter and a task head (Alignment Adapter, arXiv 2602.14635)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput, QuestionAnsweringModelOutput, TokenClassifierOutput
+from transformers.utils import can_return_tuple
+
+from .alignment_adapter import AdapterLinear, AlignmentAdapter
+from .alignment_loss import cosine_distance, distillation_divergence, squared_error
+from .alad_construction import StudentTeacherMixin
+from .configuration_alad import AlAdConfig
+from .student import build_student
+from .teacher import TeacherSignal, accepted_arguments
+
+IGNORED = -100
+"""Label of a token that neither carries a task loss nor is counted, as everywhere in transformers."""
+UNLABELLED = -1
+"""Label of a token of unlabelled text: counted (the Trainer sees `label != -100`), but without a task loss."""
+
+
+@dataclass
+class AlAdModelOutput(BaseModelOutput):
+    """Output of `AlAdModel`: `last_hidden_state` (batch, tokens, d_L) holds the aligned states.
+
+    `hidden_states`, if asked for, are the student's, followed by the aligned states. `loss` and the dictionary
+    `loss_terms` with its unweighted parts are there when a teacher's signal was.
+    """
+
+    loss: torch.Tensor | None = None
+    loss_terms: dict[str, torch.Tensor] | None = None
+
+
+@dataclass
+class AlAdTokenClassifierOutput(TokenClassifierOutput):
+    """`TokenClassifierOutput` and `loss_terms`, the unweighted parts of the loss by name."""
+
+    loss_terms: dict[str, torch.Tensor] | None = None
+
+
+@dataclass
+class AlAdQuestionAnsweringOutput(QuestionAnsweringModelOutput):
+    """`QuestionAnsweringModelOutput` and `loss_terms`, the unweighted parts of the loss by name."""
+
+    loss_terms: dict[str, torch.Tensor] | None = None
+
+
+class AlAdPreTrainedModel(StudentTeacherMixin, PreTrainedModel):
+    """What all AlAd models share: initialisation, the frozen student, the teacher and the sum of the loss terms."""
+
+    config_class = AlAdConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ("text",)
+    supports_gradient_checkpointing = True
+    # The wrapper has no attention of its own: the student decides, and refuses what it cannot do.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, AdapterLinear):
+            module.init_weights()
+
+    @classmethod
+    def from_pretrained(cls, *args: object, **kwargs: object) -> AlAdPreTrainedModel:
+        """`PreTrainedModel.from_pretrained`, and the student frozen again where the configuration says so.
+
+        Loading replaces every parameter, and with it what `__init__` said about its gradient.
+        """
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.base_model.encoder.requires_grad_(not model.config.freeze_student)
+        return loaded
+
+    def train(self, mode: bool = True) -> AlAdPreTrainedModel:
+        """Set the mode; a frozen student stays in eval mode, so its states have no dropout noise."""
+        super().train(mode)
+        if self.config.freeze_student:
+            self.base_model.encoder.eval()
+        return self
+
+    def freeze_student(self, frozen: bool = True) -> None:
+        """Freeze the student (plug-and-play) or release it (joint training); recorded in the configuration."""
+        self.config.freeze_student = frozen
+        self.base_model.encoder.requires_grad_(not frozen)
+        self.train(self.training)
+
+    def _alignment_terms(
+        self, aligned: torch.Tensor, teacher_states: torch.Tensor | None, token_weights: torch.Tensor
+    ) -> dict[str, torch.Tensor]:
+        if teacher_states is None:
+            return {}
+        if teacher_states.shape != aligned.shape:
+            raise ValueError(
+                f"teacher_states have shape {tuple(teacher_states.shape)}, the aligned states {tuple(aligned.shape)}. "
+                "They must come from the same tokens, and the config's hidden_size must be the teacher's width."
+            )
+        terms = {}
+        if self.config.alignment_mse_weight:
+            terms["alignment_mse"] = squared_error(aligned, teacher_states, token_weights)
+        if self.config.alignment_cosine_weight:
+            terms["alignment_cosine"] = cosine_distance(aligned, teacher_states, token_weights)
+        return terms
+
+    def _total_loss(
+        self, sums: dict[str, torch.Tensor], items: torch.Tensor | int
+    ) -> tuple[torch.Tensor | None, dict[str, torch.Tensor] | None]:
+        """Divide every sum once, by the same number of items, and add the parts up by their weights."""
+        if not sums:
+            return None, None
+        terms = {name: value / items for name, value in sums.items()}
+        loss = sum(getattr(self.config, f"{name}_weight", 1.0) * value for name, value in terms.items())
+        return loss, {name: value.detach() for name, value in terms.items()}
+
+    def _signal(
+        self,
+        teacher_states: torch.Tensor | None,
+        teacher_logits: torch.Tensor | None,
+        wanted: bool,
+        **inputs: torch.Tensor | None,
+    ) -> TeacherSignal:
+        """The teacher's signal: the given columns, else the attached teacher's where a loss is wanted, else nothing."""
+        if teacher_states is None and teacher_logits is None and wanted and self.teacher is not None:
+            return self._run_teacher(**inputs)
+        return TeacherSignal(teacher_states, teacher_logits)
+
+
+class AlAdModel(AlAdPreTrainedModel):
+    """A student encoder and the adapter that maps its states onto a teacher's; no task head.
+
+    Args:
+        config: The configuration; its `text_config` describes the student.
+
+    Example:
+        >>> from alad_hf import AlAdModel
+        >>> model = AlAdModel.from_student_pretrained("prajjwal1/bert-tiny", teacher="google-bert/bert-base-uncased")
+        >>> model(**inputs).last_hidden_state.shape  # (batch, tokens, the teacher's width)
+    """
+
+    # The heads of this family: a base model loads from any of their checkpoints without a word.
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\.", r"^qa_outputs\."]
+
+    def __init__(self, config: AlAdConfig) -> None:
+        super().__init__(config)
+        self.encoder = build_student(config.text_config)
+        self.adapter = AlignmentAdapter.from_sizes(
+            config.adapter_type,
+            student_size=config.text_config.hidden_size,
+            aligned_size=config.hidden_size,
+            window_size=config.window_size,
+            adapter_size=config.adapter_size,
+        )
+        self._encoder_arguments = accepted_arguments(self.encoder)
+        if config.freeze_student:
+            self.encoder.requires_grad_(False)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The student's token embeddings."""
+        return self.encoder.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the student's token embeddings."""
+        self.encoder.set_input_embeddings(value)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        teacher_states: torch.Tensor | None = None,
+        teacher_logits: torch.Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: object,
+    ) -> AlAdModelOutput:
+        """Align the student's states; with a teacher's signal, also compute the alignment loss.
+
+        Args:
+            input_ids: (batch, tokens).
+            attention_mask: (batch, tokens), 1 for real tokens; all real if omitted.
+            token_type_ids: (batch, tokens); left out for students without token types.
+            position_ids: (batch, tokens).
+            inputs_embeds: (batch, tokens, student width) in place of `input_ids`.
+            labels: (batch, tokens); read only for how many are not -100, the divisor of the loss.
+            teacher_states: (batch, tokens, d_L) to align to; an attached teacher computes them otherwise.
+            teacher_logits: Accepted so that cached columns fit every AlAd class; without a head there is no use for it.
+            output_hidden_states: Also return the student's states, followed by the aligned ones.
+            num_items_in_batch: Divisor of the loss, as the Trainer gives it; defaults to the count of `labels`, or of
+                real tokens.
+            **kwargs: Passed on to the student, such as `output_attentions`.
+
+        Raises:
+            ValueError: `attention_mask` is not (batch, tokens), or `teacher_states` do not fit.
+        """
+        if attention_mask is not None and attention_mask.dim() != 2:
+            raise ValueError(
+                f"attention_mask must be (batch, tokens), got shape {tuple(attention_mask.shape)}: the adapter needs to "
+                "know which single tokens are real."
+            )
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+        }
+        known = {name: value for name, value in inputs.items() if value is None or name in self._encoder_arguments}
+        known = {name: value for name, value in known.items() if value is not None}
+        encoded = self.encoder(**known, output_hidden_states=output_hidden_states, return_dict=True, **kwargs)
+        student_states = encoded.last_hidden_state
+        if attention_mask is None:
+            real = student_states.new_ones(student_states.shape[:2])
+        else:
+            real = attention_mask.to(student_states.dtype)
+            # Padding must not enter a real token's window: without this, a batch changes its sentences' results.
+            student_states = student_states * real.unsqueeze(-1)
+        aligned = self.adapter(student_states)
+
+        signal = self._signal(teacher_states, None, self.training or labels is not None, **inputs)
+        items = num_items_in_batch
+        if items is None:
+            items = real.sum() if labels is None else (labels != IGNORED).sum().clamp(min=1)
+        loss, loss_terms = self._total_loss(self._alignment_terms(aligned, signal.states, real.float()), items)
+        return AlAdModelOutput(
+            last_hidden_state=aligned,
+            hidden_states=(*encoded.hidden_states, aligned) if output_hidden_states else None,
+            attentions=encoded.get("attentions"),
+            loss=loss,
+            loss_terms=loss_terms,
+        )
+
+
+class AlAdForTokenClassification(AlAdPreTrainedModel):
+    """An AlAd model with a tagging head: dropout and one linear layer on the aligned states.
+
+    Aligned states live in the teacher's space, so the teacher's own head fits them: `from_student_pretrained` starts
+    from it where it can.
+
+    Args:
+        config: The configuration, with `id2label` for the tags.
+
+    Example:
+        >>> from alad_hf import AlAdForTokenClassification
+        >>> model = AlAdForTokenClassification.from_student_pretrained("prajjwal1/bert-tiny", teacher="my-org/large-ner")
+        >>> trainer = Trainer(model=model, ...)  # the alignment loss is part of the model's loss
+    """
+
+    def __init__(self, config: AlAdConfig) -> None:
+        super().__init__(config)
+        self.model = AlAdModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        teacher_states: torch.Tensor | None = None,
+        teacher_logits: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: object,
+    ) -> AlAdTokenClassifierOutput:
+        """Tag tokens.
+
+        The loss is (sum of cross entropies over labelled tokens + weighted sums of the alignment and distillation
+        terms over real tokens) / `num_items_in_batch`, every part of it divided by the same number once.
+
+        Args:
+            input_ids: (batch, tokens).
+            attention_mask: (batch, tokens), 1 for real tokens; all real if omitted.
+            token_type_ids: (batch, tokens); left out for students without token types.
+            position_ids: (batch, tokens).
+            inputs_embeds: (batch, tokens, student width) in place of `input_ids`.
+            labels: (batch, tokens) tag ids; -100 is ignored, -1 marks a token of unlabelled text.
+            teacher_states: (batch, tokens, d_L) of the teacher; an attached teacher computes them otherwise.
+            teacher_logits: (batch, tokens, labels) of the teacher.
+            num_items_in_batch: Divisor of the loss, as the Trainer gives it; defaults to the number of labels that are
+                not -100, or of real tokens where there are no labels.
+            **kwargs: Passed on to the student, such as `output_hidden_states` or `output_attentions`.
+
+        Returns:
+            Logits of shape (batch, tokens, labels), and the loss with its parts where labels or a teacher are given.
+        """
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+        }
+        outputs = self.model(**inputs, **kwargs, return_dict=True)
+        logits = self.classifier(self.dropout(outputs.last_hidden_state))
+
+        signal = self._signal(teacher_states, teacher_logits, self.training or labels is not None, **inputs)
+        real = logits.new_ones(logits.shape[:2]) if attention_mask is None else attention_mask
+        real = real.float()
+        sums = {}
+        if labels is not None:
+            classes = labels.masked_fill(labels < 0, IGNORED)
+            sums["task"] = functional.cross_entropy(
+                logits.float().flatten(0, 1), classes.flatten(), ignore_index=IGNORED, reduction="sum"
+            )
+        sums |= self._alignment_terms(outputs.last_hidden_state, signal.states, real)
+        if signal.logits is not None and self.config.distillation_weight:
+            self._check_teacher_logits(signal.logits, logits)
+            sums["distillation"] = distillation_divergence(
+                logits, signal.logits, real, self.config.distillation_temperature
+            )
+        items = num_items_in_batch
+        if items is None:
+            items = real.sum() if labels is None else (labels != IGNORED).sum().clamp(min=1)
+        loss, loss_terms = self._total_loss(sums, items)
+        return AlAdTokenClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            loss_terms=loss_terms,
+        )
+
+
+class AlAdForQuestionAnswering(AlAdPreTrainedModel):
+    """An AlAd model with an extractive question-answering head: start and end logits from the aligned states.
+
+    Args:
+        config: The configuration.
+    """
+
+    def __init__(self, config: AlAdConfig) -> None:
+        super().__init__(config)
+        self.model = AlAdModel(config)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        start_positions: torch.Tensor | None = None,
+        end_positions: torch.Tensor | None = None,
+        teacher_states: torch.Tensor | None = None,
+        teacher_logits: torch.Tensor | None = None,
+        num_items_in_batch: torch.Tensor | int | None = None,
+        **kwargs: object,
+    ) -> AlAdQuestionAnsweringOutput:
+        """Score every token as the start and the end of the answer.
+
+        The items of this loss are examples: the task loss is a mean over them, and the tokens of one example share one
+        unit of weight in the alignment terms.
+
+        Args:
+            input_ids: (batch, tokens).
+            attention_mask: (batch, tokens), 1 for real tokens; all real if omitted.
+            token_type_ids: (batch, tokens); left out for students without token types.
+            position_ids: (batch, tokens).
+            inputs_embeds: (batch, tokens, student width) in place of `input_ids`.
+            start_positions: (batch,) index of the answer's first token; negative or beyond the tokens is ignored.
+            end_positions: (batch,) index of its last token.
+            teacher_states: (batch, tokens, d_L) of the teacher; an attached teacher computes them otherwise.
+            teacher_logits: (batch, tokens, 2), start and end logits of the teacher.
+            num_items_in_batch: Divisor of the loss; defaults to the number of examples.
+            **kwargs: Passed on to the student, such as `output_hidden_states` or `output_attentions`.
+
+        Returns:
+            `start_logits` and `end_logits` of shape (batch, tokens), and the loss with its parts.
+        """
+        inputs = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+            "position_ids": position_ids,
+            "inputs_embeds": inputs_embeds,
+        }
+        outputs = self.model(**inputs, **kwargs, return_dict=True)
+        logits = self.qa_outputs(outputs.last_hidden_state)
+        batch, tokens = logits.shape[:2]
+
+        wanted = self.training or start_positions is not None
+        signal = self._signal(teacher_states, teacher_logits, wanted, **inputs)
+        real = logits.new_ones(batch, tokens) if attention_mask is None else attention_mask
+        real = real.float()
+        sums = {}
+        if start_positions is not None and end_positions is not None:
+            positions = torch.stack([start_positions.flatten(), end_positions.flatten()], dim=-1)
+            inside = (positions >= 0) & (positions < tokens)
+            sums["task"] = functional.cross_entropy(
+                logits.float(), positions.masked_fill(~inside, IGNORED), ignore_index=IGNORED, reduction="sum"
+            ) / 2
+        token_weights = real / real.sum(dim=1, keepdim=True).clamp(min=1)
+        sums |= self._alignment_terms(outputs.last_hidden_state, signal.states, token_weights)
+        if signal.logits is not None and self.config.distillation_weight:
+            self._check_teacher_logits(signal.logits, logits)
+            padding = (real == 0).unsqueeze(-1)
+            lowest = torch.finfo(torch.float32).min
+            sums["distillation"] = distillation_divergence(
+                logits.float().masked_fill(padding, lowest).transpose(1, 2),
+                signal.logits.float().masked_fill(padding, lowest).transpose(1, 2),
+                logits.new_full((batch, 2), 0.5, dtype=torch.float32),
+                self.config.distillation_temperature,
+            )
+        loss, loss_terms = self._total_loss(sums, batch if num_items_in_batch is None else num_items_in_batch)
+        return AlAdQuestionAnsweringOutput(
+            loss=loss,
+            start_logits=logits[..., 0].contiguous(),
+            end_logits=logits[..., 1].contiguous(),
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            loss_terms=loss_terms,
+        )
+
+
+__all__ = [
+    "AlAdForQuestionAnswering",
+    "AlAdForTokenClassification",
+    "AlAdModel",
+    "AlAdModelOutput",
+    "AlAdPreTrainedModel",
+    "AlAdQuestionAnsweringOutput",
+    "AlAdTokenClassifierOutput",
+]

@@ -1,0 +1,228 @@
+"""The three published stages of AlAd, each one run of the stock Trainer (arXiv 2602.14635, authors' code).
+
+1. General alignment: `align` on plain text, student frozen.
+2. Continual alignment: `align` again on the text of the task, without its labels.
+3. Task fine-tuning: `fine_tune` on the labels, with the student frozen or trained too.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Literal
+
+import torch
+from datasets import Dataset
+from transformers import (
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from ..alignment.teacher_cache import cache_teacher_states
+from ..data.collators import DataCollatorForAlignment
+from ..data.token_labels import encode_tagged_words, longest_input
+from .loss_logging import LossTermsCallback
+
+logger = logging.getLogger(__name__)
+
+Stage = Literal["general_alignment", "continual_alignment", "head_only", "frozen", "joint"]
+
+# Learning rate, weight decay, epochs and schedule as in the authors' code; the rest is shared by all stages.
+_PUBLISHED: dict[str, dict[str, object]] = {
+    "general_alignment": {"learning_rate": 5e-4, "weight_decay": 0.01, "lr_scheduler_type": "constant"},
+    "continual_alignment": {"learning_rate": 1e-4, "weight_decay": 0.01, "lr_scheduler_type": "constant"},
+    "head_only": {"learning_rate": 5e-4, "weight_decay": 0.0, "lr_scheduler_type": "linear"},
+    "frozen": {"learning_rate": 1e-4, "weight_decay": 0.01, "lr_scheduler_type": "linear"},
+    "joint": {"learning_rate": 5e-5, "weight_decay": 0.01, "lr_scheduler_type": "linear"},
+}
+_PUBLISHED_EPOCHS = {"general_alignment": 1, "continual_alignment": 10, "head_only": 4, "frozen": 4, "joint": 4}
+
+
+def published_arguments(stage: Stage, output_dir: str | os.PathLike, **overrides: object) -> TrainingArguments:
+    """`TrainingArguments` with the published hyper-parameters of a stage.
+
+    Published are AdamW with betas (0.9, 0.98), gradient clipping at 1, batches of 32 sentences. The published budget of
+    general alignment is 12 hours of Wikipedia; one epoch over whatever text is given stands in for it here.
+
+    Args:
+        stage: "general_alignment", "continual_alignment", or a way of fine-tuning: "head_only", "frozen" (adapter and
+            head), "joint" (everything).
+        output_dir: Folder of the checkpoints.
+        **overrides: Any other field of `TrainingArguments`, or another value for one of these.
+    """
+    if stage not in _PUBLISHED:
+        raise ValueError(f"stage must be one of {sorted(_PUBLISHED)}, got {stage!r}.")
+    defaults: dict[str, object] = {
+        "output_dir": str(output_dir),
+        "num_train_epochs": _PUBLISHED_EPOCHS[stage],
+        "per_device_train_batch_size": 32,
+        "per_device_eval_batch_size": 64,
+        "adam_beta1": 0.9,
+        "adam_beta2": 0.98,
+        "max_grad_norm": 1.0,
+        "train_sampling_strategy": "group_by_length",
+        "save_total_limit": 2,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "report_to": "none",
+        "seed": 42,
+    }
+    return TrainingArguments(**{**defaults, **_PUBLISHED[stage], **overrides})
+
+
+def encode_text(
+    texts: Iterable[str] | Dataset, tokenizer: PreTrainedTokenizerBase, *, max_length: int
+) -> Dataset:
+    """Tokenize unlabelled text; a text longer than `max_length` tokens becomes several rows, none of it is dropped.
+
+    Args:
+        texts: Strings, or a dataset with a column `text`, `tokens` (words) or `input_ids`.
+        tokenizer: The student's tokenizer.
+        max_length: Tokens of one row, special ones included.
+
+    Returns:
+        A dataset of the tokenizer's columns, without labels.
+    """
+    dataset = texts if isinstance(texts, Dataset) else Dataset.from_dict({"text": list(texts)})
+    names = [name for name in tokenizer.model_input_names if name in dataset.column_names]
+    if "input_ids" in names:
+        return dataset.select_columns(names)
+    if "tokens" in dataset.column_names:
+        words = encode_tagged_words(dataset.select_columns(["tokens"]), tokenizer, max_length=max_length)
+        return words.remove_columns("sentence")
+    if "text" not in dataset.column_names:
+        raise ValueError(f"Text is read from a column text, tokens or input_ids; there is only {dataset.column_names}.")
+
+    def encode(batch: dict[str, list]) -> dict[str, list]:
+        encoded = tokenizer(batch["text"], truncation=True, max_length=max_length, return_overflowing_tokens=True)
+        return {name: encoded[name] for name in tokenizer.model_input_names if name in encoded}
+
+    return dataset.map(encode, batched=True, remove_columns=dataset.column_names, desc="Tokenizing")
+
+
+def align(
+    model: PreTrainedModel,
+    texts: Iterable[str] | Dataset,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    args: TrainingArguments,
+    teacher: str | PreTrainedModel | None = None,
+    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+    eval_texts: Iterable[str] | Dataset | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    resume: bool = False,
+    callbacks: list[TrainerCallback] | None = None,
+) -> Trainer:
+    """Align a model with its teacher on unlabelled text (stages 1 and 2).
+
+    Args:
+        model: An AlAd model; with `freeze_student` only the adapter (and head) learn.
+        texts: Strings, or a dataset with a column `text`, `tokens` or `input_ids`. Labels are not used.
+        tokenizer: The student's tokenizer.
+        args: See `published_arguments`.
+        teacher: By default the attached one. Its states are cached once on disk.
+        teacher_tokenizer: The teacher's tokenizer; by default the student's, for an attached teacher was checked.
+        eval_texts: Held-out text for the evaluation loss.
+        cache_dir: Where to keep the teacher's states.
+        resume: Go on from the last checkpoint in `args.output_dir`.
+        callbacks: More callbacks for the Trainer.
+
+    Returns:
+        The Trainer after training; `trainer.state.log_history` has every term of the loss.
+
+    Raises:
+        ValueError: No teacher, or `args.output_dir` holds another run's checkpoints and `resume` is False.
+    """
+    teacher = teacher if teacher is not None else getattr(model, "teacher", None)
+    if teacher is None:
+        raise ValueError("Alignment needs a teacher: pass teacher=..., or call model.attach_teacher(...) first.")
+    max_length = longest_input(model.config, tokenizer)
+
+    def prepare(text: Iterable[str] | Dataset) -> Dataset:
+        return cache_teacher_states(
+            encode_text(text, tokenizer, max_length=max_length),
+            teacher,
+            tokenizer=tokenizer,
+            teacher_tokenizer=teacher_tokenizer or tokenizer,
+            cache_dir=cache_dir,
+        )
+
+    return train(
+        model,
+        prepare(texts),
+        tokenizer=tokenizer,
+        args=args,
+        eval_dataset=prepare(eval_texts) if eval_texts is not None else None,
+        resume=resume,
+        callbacks=callbacks,
+    )
+
+
+def train(
+    model: PreTrainedModel,
+    train_dataset: Dataset,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    args: TrainingArguments,
+    eval_dataset: Dataset | None = None,
+    compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
+    resume: bool = False,
+    callbacks: list[TrainerCallback] | None = None,
+) -> Trainer:
+    """Run the stock Trainer with our collator and the loss terms in its logs (stage 3, and what `align` ends in).
+
+    Works for any token model, AlAd or not, so that plain baselines are trained by the same code.
+
+    Args:
+        model: The model; trained in place.
+        train_dataset: Encoded rows, with or without labels and teacher columns.
+        tokenizer: Saved beside every checkpoint.
+        args: See `published_arguments`.
+        eval_dataset: Encoded rows for evaluation.
+        compute_metrics: See `alad_hf.evaluation`.
+        resume: Go on from the last complete checkpoint in `args.output_dir`, if there is one.
+        callbacks: More callbacks.
+
+    Raises:
+        ValueError: `args.output_dir` holds checkpoints already and `resume` is False.
+    """
+    checkpoint = last_complete_checkpoint(args.output_dir)
+    if checkpoint is not None and not resume:
+        raise ValueError(
+            f"{args.output_dir} already holds {checkpoint.name} of an earlier run. Pass resume=True to go on from it, "
+            "or name another output_dir."
+        )
+    if checkpoint is not None:
+        logger.warning("Resuming from %s.", checkpoint)
+    trainer = Trainer(
+        model=model,
+        args=args,
+        train_dataset=train_dataset,
+        eval_dataset=eval_dataset,
+        data_collator=DataCollatorForAlignment(tokenizer),
+        processing_class=tokenizer,
+        compute_metrics=compute_metrics,
+        callbacks=[LossTermsCallback(), *(callbacks or [])],
+    )
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+    return trainer
+
+
+def last_complete_checkpoint(output_dir: str | os.PathLike | None) -> Path | None:
+    """The newest checkpoint whose writing was not interrupted: the Trainer writes `trainer_state.json` last."""
+    folders = Path(output_dir).glob(f"{PREFIX_CHECKPOINT_DIR}-*") if output_dir else []
+    numbered = [folder for folder in folders if folder.name.rpartition("-")[2].isdigit()]
+    for folder in sorted(numbered, key=lambda folder: int(folder.name.rpartition("-")[2]), reverse=True):
+        try:
+            json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        return folder
+    return None

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiny import VOCABULARY, tiny_config, tiny_tokenizer
+from transformers import AutoModel, BertForQuestionAnswering
+from transformers.modeling_outputs import QuestionAnsweringModelOutput
+
+from alad_hf.question_answering import QuestionAnswerer
+
+CONTEXT = "Smith works in London. Jones visited  New York and played in Berlin."
+
+
+class Pointing(torch.nn.Module):
+    """Gives chosen logits to the tokens that begin and end the answer, 0 to all others."""
+
+    def __init__(self, start: dict[str, float], end: dict[str, float]) -> None:
+        super().__init__()
+        self.tables = torch.nn.Parameter(torch.zeros(2, len(VOCABULARY)))
+        for table, values in zip(self.tables.data, (start, end), strict=True):
+            for token, value in values.items():
+                table[VOCABULARY[token]] = value
+        self.batches = []
+
+    @property
+    def device(self):
+        return self.tables.device
+
+    def forward(self, input_ids, attention_mask, token_type_ids):
+        self.batches.append(len(input_ids))
+        return QuestionAnsweringModelOutput(
+            start_logits=self.tables[0][input_ids], end_logits=self.tables[1][input_ids]
+        )
+
+
+@pytest.fixture
+def new_york():
+    return QuestionAnswerer(Pointing({"new": 6.0, "london": 3.0}, {"york": 5.0, "london": 3.0}), tiny_tokenizer())
+
+
+@pytest.fixture
+def random_model():
+    return BertForQuestionAnswering(tiny_config("bert", initializer_range=0.8))
+
+
+def test_answer_is_a_dictionary_with_exact_offsets_and_a_known_score(new_york):
+    answer = new_york(question="in new york", context=CONTEXT, max_length=64, overlap=2)
+    assert answer["answer"] == "New York" == CONTEXT[answer["start"] : answer["end"]]
+    tokens = len(tiny_tokenizer().tokenize(CONTEXT))
+    start_share = np.exp(6) / (np.exp(6) + np.exp(3) + tokens - 2)
+    end_share = np.exp(5) / (np.exp(5) + np.exp(3) + tokens - 2)
+    assert answer["score"] == pytest.approx(start_share * end_share)
+
+
+def test_top_k_is_best_first_and_distinct(new_york):
+    answers = new_york(question="a", context=CONTEXT, top_k=4, max_length=20, overlap=9)
+    assert answers[0]["answer"] == "New York"
+    assert len({(answer["start"], answer["end"]) for answer in answers}) == 4
+    scores = [answer["score"] for answer in answers]
+    assert scores == sorted(scores, reverse=True)
+    few = new_york(question="a", context="a b", top_k=9, max_length=20, overlap=9)
+    assert sorted(answer["answer"] for answer in few) == ["a", "a b", "b"]
+
+
+def test_lists_give_lists(new_york):
+    one = {"max_length": 40, "overlap": 2}
+    answers = new_york(["a", "b"], [CONTEXT, "Jones visited London"], **one)
+    assert [answer["answer"] for answer in answers] == ["New York", "London"]
+    assert new_york(["a", "b"], CONTEXT, **one) == [new_york(question, CONTEXT, **one) for question in "ab"]
+    assert new_york(["a"], CONTEXT, top_k=2, **one) == [new_york("a", CONTEXT, top_k=2, **one)]
+    assert new_york([], CONTEXT, **one) == []
+
+
+def test_max_answer_length_counts_tokens(new_york):
+    answer = new_york("a", CONTEXT, max_answer_length=1, max_length=64, overlap=2)
+    assert answer["answer"] in ("New", "London")
+    assert answer["start"] == (CONTEXT.index("New") if answer["answer"] == "New" else CONTEXT.index("London"))
+
+
+def test_impossible_answers_only_where_asked_for():
+    model = Pointing({"[CLS]": 8.0, "london": 3.0}, {"[CLS]": 8.0, "london": 3.0})
+    answerer = QuestionAnswerer(model, tiny_tokenizer())
+    options = {"max_length": 64, "overlap": 2}
+    assert answerer("a", CONTEXT, **options)["answer"] == "London"
+    none, london = answerer("a", CONTEXT, handle_impossible_answer=True, top_k=2, **options)
+    assert (none["answer"], none["start"], none["end"]) == ("", 0, 0)
+    assert london["answer"] == "London"
+    assert none["score"] > 0.9 > london["score"]
+
+
+def test_long_contexts_are_read_to_the_end(new_york):
+    context = "a b c " * 40 + CONTEXT
+    answer = new_york("a", context, max_length=24, overlap=6, batch_size=3)
+    assert (answer["answer"], answer["start"]) == ("New York", context.index("New"))
+    batches = new_york.model.batches
+    assert batches[0] == 3
+    assert sum(batches) > 6
+
+
+def test_batching_does_not_change_the_answers(random_model):
+    answerer = QuestionAnswerer(random_model, tiny_tokenizer())
+    contexts = ["Smith", CONTEXT, "a b c d e " * 9, "new york " * 5]
+    options = {"max_length": 30, "overlap": 8, "top_k": 3}
+    alone = [answerer("a", context, batch_size=1, **options) for context in contexts]
+    together = answerer(["a"] * 4, contexts, batch_size=16, **options)
+    for one, other in zip(alone, together, strict=True):
+        assert [(row["start"], row["end"]) for row in one] == [(row["start"], row["end"]) for row in other]
+        assert [row["score"] for row in one] == pytest.approx([row["score"] for row in other], rel=1e-4)
+
+
+@pytest.mark.parametrize("question", ["a", "in london", "b c"])
+def test_equals_brute_force_over_a_single_window(random_model, question):
+    tokenizer = tiny_tokenizer()
+    batch = tokenizer(question, CONTEXT, return_tensors="pt", return_offsets_mapping=True)
+    offsets = batch.pop("offset_mapping")[0].tolist()
+    context = [position for position, text in enumerate(batch.sequence_ids(0)) if text == 1]
+    with torch.no_grad():
+        output = random_model.eval()(**batch)
+    start, end = (
+        torch.softmax(logits[0, context], 0).tolist() for logits in (output.start_logits, output.end_logits)
+    )
+    score, first, last = max(
+        (start[i] * end[j], i, j) for i in range(len(context)) for j in range(i, min(i + 5, len(context)))
+    )
+    answer = QuestionAnswerer(random_model, tokenizer)(
+        question, CONTEXT, max_answer_length=5, max_length=64, overlap=2
+    )
+    assert (answer["start"], answer["end"]) == (offsets[context[first]][0], offsets[context[last]][1])
+    assert answer["score"] == pytest.approx(score, rel=1e-4)
+
+
+def test_loads_a_saved_checkpoint_and_evaluates(random_model, tmp_path):
+    random_model.train().save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    answerer = QuestionAnswerer.from_pretrained(str(tmp_path), device="cpu", dtype=torch.float64, revision="main")
+    assert answerer.model.dtype == torch.float64
+    assert not answerer.model.training
+    here = QuestionAnswerer(random_model, tiny_tokenizer())
+    assert not random_model.training
+    options = {"max_length": 40, "overlap": 8}
+    one, other = answerer("a", CONTEXT, **options), here("a", CONTEXT, **options)
+    assert one["score"] == pytest.approx(other.pop("score"), rel=1e-3)
+    assert one.items() >= other.items()
+
+
+def test_half_precision_logits_are_taken(random_model):
+    answerer = QuestionAnswerer(random_model.to(torch.bfloat16), tiny_tokenizer())
+    answer = answerer("a", CONTEXT, max_length=40, overlap=8)
+    assert CONTEXT[answer["start"] : answer["end"]] == answer["answer"] != ""
+
+
+def test_wrong_arguments_are_named(new_york):
+    with pytest.raises(ValueError, match="2 questions but 1 contexts"):
+        new_york(["a", "b"], [CONTEXT])
+    with pytest.raises(ValueError, match="The context number 1 is empty"):
+        new_york(["a", "b"], [CONTEXT, " \n"])
+    with pytest.raises(ValueError, match="The question number 0 is empty"):
+        new_york("", CONTEXT)
+    with pytest.raises(ValueError, match="top_k=0 must be 1 or more"):
+        new_york("a", CONTEXT, top_k=0)
+    with pytest.raises(ValueError, match="context number 0 holds no character that the tokenizer keeps"):
+        new_york("a", "\u200b", max_length=20, overlap=2)
+    with pytest.raises(ValueError, match="max_length=384 exceeds the tokenizer's model_max_length=64"):
+        new_york("a", CONTEXT)
+
+
+def test_a_model_without_spans_is_refused():
+    answerer = QuestionAnswerer(AutoModel.from_config(tiny_config("bert")), tiny_tokenizer())
+    with pytest.raises(TypeError, match="BertModel returns no start_logits and end_logits"):
+        answerer("a", CONTEXT, max_length=40, overlap=8)
