@@ -139,11 +139,21 @@ def test_positions_lead_back_to_the_answer(kind, request):
     assert found == {name for name, answer in answers.items() if answer["text"]}
 
 
+def test_an_answer_ends_before_the_punctuation_that_touches_it(tokenizer):
+    answers = [{"text": ["smith"], "answer_start": [4]}]
+    examples = {"id": ["q"], "question": ["a"], "context": ["to, smith, a"], "answers": answers}
+    features = question_answering_features(examples, tokenizer, max_length=20, overlap=2, for_training=True)
+    tokens = tokenizer.convert_ids_to_tokens(features["input_ids"][0])
+    assert tokens[features["start_positions"][0] : features["end_positions"][0] + 1] == ["smith"]
+
+
 def test_offsets_never_hold_white_space(byte_level_tokenizer):
     raw = byte_level_tokenizer(" a smith", return_offsets_mapping=True, add_special_tokens=False)["offset_mapping"]
     assert any(" a smith"[start] == " " for start, _ in raw)  # else this tokenizer would prove nothing
     examples = random_examples(5)
-    features = question_answering_features(examples, byte_level_tokenizer, max_length=60, overlap=9, for_training=False)
+    features = question_answering_features(
+        examples, byte_level_tokenizer, max_length=60, overlap=9, for_training=False
+    )
     contexts = dict(zip(examples["id"], examples["context"], strict=True))
     for name, window in zip(features["example_id"], features["offset_mapping"], strict=True):
         pieces = [contexts[name][start:end] for start, end in window if (start, end) != (-1, -1)]
@@ -234,11 +244,17 @@ def test_room_is_checked_and_the_remedy_works(tokenizer):
         "max_length=10 or more",
     ):
         features(max_length=7, overlap=2)
-    with pytest.raises(ValueError, match="leaves 5 for the context.*overlap=5: pass overlap=4 or less, or max_length=13"):
+    with pytest.raises(
+        ValueError, match="leaves 5 for the context.*overlap=5: pass overlap=4 or less, or max_length=13"
+    ):
         features(max_length=12, overlap=5)
     with pytest.raises(ValueError, match="overlap=-1 must be 0 or more"):
         features(max_length=12, overlap=-1)
-    for remedy in ({"max_length": 10, "overlap": 2}, {"max_length": 12, "overlap": 4}, {"max_length": 13, "overlap": 5}):
+    for remedy in (
+        {"max_length": 10, "overlap": 2},
+        {"max_length": 12, "overlap": 4},
+        {"max_length": 13, "overlap": 5},
+    ):
         assert len(features(**remedy)["input_ids"]) > 1
 
 
@@ -265,7 +281,9 @@ def test_unusable_tokenizers_are_refused(tokenizer):
 def test_misplaced_answers_are_refused(tokenizer):
     answers = [{"text": ["smith"], "answer_start": [1]}]
     examples = {"id": ["q"], "question": ["a"], "context": ["to smith"], "answers": answers}
-    with pytest.raises(ValueError, match="Example 'q': the answer 'smith' should start at character 1.*'o smi' stands"):
+    with pytest.raises(
+        ValueError, match="Example 'q': the answer 'smith' should start at character 1.*'o smi' stands"
+    ):
         question_answering_features(examples, tokenizer, max_length=40, overlap=2, for_training=True)
 
 

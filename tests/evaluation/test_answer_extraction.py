@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from datasets import Dataset
 
 from alad_hf.evaluation import SquadScore, answer_candidates, best_answers
 
@@ -89,6 +90,8 @@ def test_best_answers_are_texts_of_the_context_in_the_order_of_the_examples():
     answers = best_answers(start, end, [*FEATURES, other], examples)
     assert [(row["id"], row["prediction_text"]) for row in answers] == [("p", "Xé"), ("q", "cd ef")]
     assert answers[0]["score"] == pytest.approx(1.0)  # the only token of its context
+    columns = Dataset.from_list([*FEATURES, other]), Dataset.from_list(examples)
+    assert best_answers(start, end, *columns) == answers
     references = [
         {"id": "p", "answers": {"text": ["Xé"], "answer_start": [1]}},
         {"id": "q", "answers": {"text": ["cd ef"], "answer_start": [3]}},

@@ -11,7 +11,9 @@ def predicted(**texts):
 
 
 def expected(**answers):
-    return [{"id": name, "answers": {"text": texts, "answer_start": [0] * len(texts)}} for name, texts in answers.items()]
+    return [
+        {"id": name, "answers": {"text": texts, "answer_start": [0] * len(texts)}} for name, texts in answers.items()
+    ]
 
 
 @pytest.mark.parametrize(
@@ -72,6 +74,11 @@ def test_questions_without_answer_are_scored_and_broken_down():
     assert "NoAns_f1" not in squad_scores(predicted(c=""), expected(c=[]))
 
 
+def test_reference_of_articles_only_counts_where_there_is_no_other():
+    assert squad_scores(predicted(a="the"), expected(a=["the", "band"]))["exact_match"] == 0.0
+    assert squad_scores(predicted(a="the"), expected(a=["the"]))["exact_match"] == 100.0
+
+
 def test_order_of_the_rows_does_not_matter():
     references = expected(a=["x"], b=["y"])
     assert squad_scores(predicted(b="y", a="x"), references)["exact_match"] == 100.0
@@ -84,7 +91,9 @@ def test_surplus_fields_are_left_unread():
     assert SquadScore().compute(predictions=predictions, references=references)["f1"] == 100.0
 
 
-@pytest.mark.parametrize("score", [squad_scores, lambda one, two: SquadScore().compute(predictions=one, references=two)])
+@pytest.mark.parametrize(
+    "score", [squad_scores, lambda one, two: SquadScore().compute(predictions=one, references=two)]
+)
 def test_ids_must_be_the_same(score):
     with pytest.raises(ValueError, match=r"1 questions have no prediction \('b'\) and 0 predictions have no question"):
         score(predicted(a=""), expected(a=[], b=[]))

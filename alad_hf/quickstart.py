@@ -1,0 +1,160 @@
+"""The whole idea in one call: a teacher, its compressed student, and what an alignment adapter brings back."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from datasets import DatasetDict
+from transformers import AutoTokenizer, PreTrainedModel
+
+from .data.loading import load_token_classification
+from .evaluation.efficiency import count_parameters, efficiency_report
+from .hub.model_card import write_model_card
+from .hub.pretrained_weights import resolve_pretrained
+from .recipes import Budget, exchange_mentions, train_tagger
+from .tagging import evaluate_tagger
+
+logger = logging.getLogger(__name__)
+
+ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    name: str
+    score: float
+    """On test, 0 to 1: entity F1, or accuracy for tags without entities."""
+    parameters: int
+    trained_parameters: int
+    stored_megabytes: float
+    sentences_per_second: float
+    gap_recovered: float | None = None
+    """(method - plain student) / (teacher - plain student); None where the teacher is not better than the student."""
+
+
+@dataclass(frozen=True)
+class QuickstartResult:
+    """What the quickstart measured and where it left the model."""
+
+    rows: list[Row]
+    model_dir: Path
+    seconds: float
+
+
+def quickstart(
+    output_dir: str | os.PathLike,
+    *,
+    data: str | DatasetDict = "builtin",
+    encoder: str = ENCODER,
+    layers: int = 2,
+    texts: list[str] | None = None,
+    epochs: int | None = None,
+    seed: int = 0,
+    report: Callable[[str], None] = logger.info,
+) -> QuickstartResult:
+    """Fine-tune a teacher, cut a student out of the encoder, align it, and compare.
+
+    Every arm over the student takes the same number of optimiser steps; the plain student spends all of them on the
+    labels. The epoch is selected on the validation split, the scores are on the test split. One seed: a demonstration;
+    `benchmarks/` has the measurements.
+
+    Args:
+        output_dir: Folder for the models; `alad` in it is the finished one with its card.
+        data: A source for `load_token_classification`, or the splits themselves.
+        encoder: Pretrained encoder: fine-tuned as the teacher, its lowest layers are the student.
+        layers: Number of layers of the student.
+        texts: Unlabelled text for the alignment; by default made from the training sentences.
+        epochs: Passes over the labels; by default enough for about 200 steps, at least 5.
+        seed: Of everything random.
+        report: Called with a line of text at every step of the way.
+
+    Returns:
+        The table, and the folder of the jointly trained model.
+    """
+    start = time.time()
+    output_dir = Path(output_dir)
+    splits = data if isinstance(data, DatasetDict) else load_token_classification(data)
+    dataset_name = data if isinstance(data, str) else "the data given"
+    source = resolve_pretrained(encoder)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    unlabelled = texts if texts is not None else exchange_mentions(splits["train"], copies=8, seed=seed)
+    steps_per_epoch = -(-len(splits["train"]) // 32)
+    text_epochs = -(-len(unlabelled) // 32) / steps_per_epoch
+    epochs = epochs or max(5, round(200 / steps_per_epoch))
+
+    def train_and_measure(name: str, folder: str, **arguments: object) -> tuple[PreTrainedModel, Row]:
+        report(f"Training: {name}")
+        model = train_tagger(source, splits, output_dir / folder, tokenizer=tokenizer, **arguments)
+        scores = evaluate_tagger(model, tokenizer, splits["test"])
+        size = efficiency_report(model, tokenizer, splits["test"]["tokens"])
+        return model, Row(
+            name=name,
+            score=scores["f1"] if "f1" in scores else scores["accuracy"],
+            parameters=size.parameters,
+            trained_parameters=count_parameters(model, trainable_only=True),
+            stored_megabytes=size.stored_megabytes,
+            sentences_per_second=size.sentences_per_second,
+        )
+
+    budget = Budget(epochs=epochs, seed=seed)
+    student = {"keep_layers": range(layers)}
+    aligned = {**student, "texts": unlabelled, "budget": budget}
+    teacher, teacher_row = train_and_measure("teacher", "teacher", budget=budget)
+    _, plain_row = train_and_measure(
+        "plain student", "plain", budget=replace(budget, epochs=round(epochs + text_epochs)), **student
+    )
+    _, frozen_row = train_and_measure(
+        "AlAd plug-and-play", "plug_and_play", teacher=teacher, freeze_student=True, **aligned
+    )
+    model, joint_row = train_and_measure("AlAd joint", "alad", teacher=teacher, **aligned)
+    rows = [teacher_row, plain_row, *(_with_gap(row, plain_row, teacher_row) for row in (frozen_row, joint_row))]
+    write_model_card(
+        model,
+        output_dir / "alad",
+        task="ner",
+        dataset_name=dataset_name,
+        metrics=evaluate_tagger(model, tokenizer, splits["test"]),
+        training=asdict(budget),
+        baseline={row.name: asdict(row) for row in rows},
+        sentences_per_second=joint_row.sentences_per_second,
+    )
+    return QuickstartResult(rows, output_dir / "alad", time.time() - start)
+
+
+def _with_gap(row: Row, plain: Row, teacher: Row) -> Row:
+    gap = teacher.score - plain.score
+    return replace(row, gap_recovered=(row.score - plain.score) / gap if gap > 0 else None)
+
+
+def tag_in_fresh_process(model_dir: str | os.PathLike, text: str) -> str:
+    """Load a saved model in a new Python process through `pipeline("ner")` and tag a text.
+
+    Returns:
+        What the process printed: one entity a line.
+    """
+    script = (
+        "import sys, alad_hf\n"
+        "from transformers import pipeline\n"
+        "ner = pipeline('ner', model=sys.argv[1], aggregation_strategy='first')\n"
+        "for entity in ner(sys.argv[2]):\n"
+        "    print(f\"{entity['entity_group']:6} {entity['score']:.2f}  {sys.argv[2][entity['start']:entity['end']]}\")\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(model_dir), text],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HF_HUB_DISABLE_PROGRESS_BARS": "1"},
+    )
+    if done.returncode:
+        raise RuntimeError(f"The saved model at {model_dir} could not be used in a fresh process:\n{done.stderr}")
+    return done.stdout
