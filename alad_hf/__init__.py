@@ -1,5 +1,7 @@
 """AlAd for transformers: alignment adapters that bring a compressed encoder close to its teacher."""
 
+from __future__ import annotations
+
 from transformers import AutoConfig, AutoModel, AutoModelForQuestionAnswering, AutoModelForTokenClassification
 
 from .models.alignment_adapter import AlignmentAdapter

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 from rich.console import Console
@@ -26,7 +26,7 @@ Data = Annotated[
     str, typer.Option(help='Tagged words: a folder or file (CoNLL, CoNLL-U, JSON lines), a Hub id, or "builtin".')
 ]
 TextFiles = Annotated[
-    Optional[list[Path]],  # noqa: UP045 - typer reads annotations at run time, also on Python 3.10
+    Optional[list[Path]],
     typer.Option("--text", help="Unlabelled text, one sentence a line; repeat for more files."),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
@@ -64,7 +64,7 @@ def quickstart(
     data: Data = "builtin",
     text: TextFiles = None,
     layers: Annotated[int, typer.Option(help="Layers of the student.")] = 2,
-    epochs: Annotated[Optional[int], typer.Option(help="Passes over the labels; about 200 steps if omitted.")] = None,  # noqa: UP045
+    epochs: Annotated[Optional[int], typer.Option(help="Passes over the labels; about 200 steps if omitted.")] = None,
     seed: Seed = 0,
     sentence: Annotated[str, typer.Option(help="What to tag at the end.")] = (
         "Ingrid Solberg left Halden Robotics in Oslo after the Northern Light Festival ."
@@ -109,19 +109,21 @@ def quickstart(
 
 @app.command()
 def train(
-    encoder: Annotated[str, typer.Argument(help="Folder or Hub id of the encoder to train; the student, with --teacher.")],
+    encoder: Annotated[
+        str, typer.Argument(help="Folder or Hub id of the encoder to train; the student, with --teacher.")
+    ],
     output: Annotated[Path, typer.Option(help="Folder for the model.")],
     data: Data,
-    teacher: Annotated[Optional[str], typer.Option(help="Folder or Hub id of a fine-tuned tagger.")] = None,  # noqa: UP045
+    teacher: Annotated[Optional[str], typer.Option(help="Folder or Hub id of a fine-tuned tagger.")] = None,
     text: TextFiles = None,
     frozen: Annotated[bool, typer.Option("--frozen", help="Plug-and-play: train adapter and head only.")] = False,
-    keep_layers: Annotated[Optional[str], typer.Option(help="Layers of the encoder to keep, such as 0,1.")] = None,  # noqa: UP045
+    keep_layers: Annotated[Optional[str], typer.Option(help="Layers of the encoder to keep, such as 0,1.")] = None,
     window_size: Annotated[int, typer.Option(help="Student positions that the adapter sees at once; odd.")] = 5,
     adapter_type: Annotated[str, typer.Option(help='"light" or "mlp" (as published).')] = "light",
     epochs: Annotated[int, typer.Option(help="Passes over the labels.")] = 5,
     alignment_epochs: Annotated[int, typer.Option(help="Passes over the unlabelled text.")] = 1,
     batch_size: Annotated[int, typer.Option(help="Sentences of one step.")] = 32,
-    learning_rate: Annotated[Optional[float], typer.Option(help="On the labels.")] = None,  # noqa: UP045
+    learning_rate: Annotated[Optional[float], typer.Option(help="On the labels.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from an interrupted run's checkpoints.")] = False,
     seed: Seed = 0,
 ) -> None:
@@ -143,7 +145,7 @@ def train(
         learning_rate=learning_rate,
         seed=seed,
     )
-    adapter = {"window_size": window_size, "adapter_type": adapter_type} if teacher else {}
+    adapter: dict[str, Any] = {"window_size": window_size, "adapter_type": adapter_type} if teacher else {}
     model = train_tagger(
         source,
         splits,
@@ -191,7 +193,9 @@ def evaluate(
 @app.command()
 def predict(
     model: Annotated[str, typer.Argument(help="Folder or Hub id of a tagger.")],
-    file: Annotated[Optional[Path], typer.Argument(help="Text, one sentence a line; standard input if omitted.")] = None,  # noqa: UP045
+    file: Annotated[
+        Optional[Path], typer.Argument(help="Text, one sentence a line; standard input if omitted.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Sentences at once.")] = 32,
 ) -> None:
     """Tag lines of text; one JSON object a line comes out, with character offsets into the line."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from datasets import DatasetDict
 from transformers import AutoTokenizer, PreTrainedModel
@@ -91,7 +92,7 @@ def quickstart(
     text_epochs = -(-len(unlabelled) // 32) / steps_per_epoch
     epochs = epochs or max(5, round(200 / steps_per_epoch))
 
-    def train_and_measure(name: str, folder: str, **arguments: object) -> tuple[PreTrainedModel, Row]:
+    def train_and_measure(name: str, folder: str, **arguments: Any) -> tuple[PreTrainedModel, Row]:
         report(f"Training: {name}")
         model = train_tagger(source, splits, output_dir / folder, tokenizer=tokenizer, **arguments)
         scores = evaluate_tagger(model, tokenizer, splits["test"])
@@ -146,7 +147,8 @@ def tag_in_fresh_process(model_dir: str | os.PathLike, text: str) -> str:
         "from transformers import pipeline\n"
         "ner = pipeline('ner', model=sys.argv[1], aggregation_strategy='first')\n"
         "for entity in ner(sys.argv[2]):\n"
-        "    print(f\"{entity['entity_group']:6} {entity['score']:.2f}  {sys.argv[2][entity['start']:entity['end']]}\")\n"
+        "    found = sys.argv[2][entity['start']:entity['end']]\n"
+        "    print(f\"{entity['entity_group']:6} {entity['score']:.2f}  {found}\")\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(model_dir), text],

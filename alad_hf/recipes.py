@@ -8,10 +8,10 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from datasets import Dataset, DatasetDict
 from transformers import (
-    AutoModel,
     AutoModelForTokenClassification,
     AutoTokenizer,
     PreTrainedModel,
@@ -61,18 +61,19 @@ def train_tagger(
     teacher: str | PreTrainedModel | None = None,
     texts: Iterable[str] | Dataset | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
     keep_layers: Iterable[int] | None = None,
     freeze_student: bool = False,
     budget: Budget | None = None,
     resume: bool = False,
     callbacks: list[TrainerCallback] | None = None,
-    **config_arguments: object,
+    **config_arguments: Any,
 ) -> PreTrainedModel:
     """Fine-tune an encoder on tagged words; with a teacher, as the student of an AlAd model.
 
-    With a teacher: the adapter (and, unless frozen, the student) is first aligned on `texts`, through the teacher's
-    states and its head's logits, then fine-tuned on the labels beside the same signal. The epoch with the best score on
-    `data["validation"]` is kept. The model and its tokenizer are saved in `output_dir`, checkpoints below it.
+    With a teacher: the adapter (and, unless frozen, the student) is first aligned on `texts`, by the teacher's
+    states and its head's logits, then fine-tuned on the labels beside the same signal. The epoch that is
+    best on `data["validation"]` is kept. The model and its tokenizer are saved in `output_dir`, checkpoints below it.
 
     Args:
         encoder: Folder, Hub id or model of the encoder: the student, or without a teacher simply the model to train.
@@ -82,6 +83,7 @@ def train_tagger(
         texts: Unlabelled text for the alignment; by default the training sentences with their entities exchanged, see
             `exchange_mentions`.
         tokenizer: By default loaded from the encoder's name.
+        teacher_tokenizer: By default loaded from the teacher's name.
         keep_layers: Keep only these layers of the encoder, such as `range(2)`.
         freeze_student: Plug-and-play: train adapter and head only.
         budget: Epochs, batch size and learning rates.
@@ -94,7 +96,9 @@ def train_tagger(
     """
     budget = budget or Budget()
     output_dir = Path(output_dir)
-    tokenizer = tokenizer or AutoTokenizer.from_pretrained(encoder if isinstance(encoder, str) else encoder.name_or_path)
+    tokenizer = tokenizer or AutoTokenizer.from_pretrained(
+        encoder if isinstance(encoder, str) else encoder.name_or_path
+    )
     tags = data["train"].features["tags"].feature.names
     labels = {"id2label": dict(enumerate(tags)), "label2id": {tag: index for index, tag in enumerate(tags)}}
     is_entities = any(tag.startswith("B-") for tag in tags)
@@ -118,6 +122,7 @@ def train_tagger(
             encoder,
             teacher=teacher,
             tokenizer=tokenizer,
+            teacher_tokenizer=teacher_tokenizer,
             freeze_student=freeze_student,
             **{**labels, **config_arguments},
         )
@@ -164,7 +169,7 @@ def train_tagger(
     return trainer.model.eval()
 
 
-def _arguments(folder: Path, budget: Budget, **arguments: object) -> object:
+def _arguments(folder: Path, budget: Budget, **arguments: Any) -> object:
     return published_arguments(
         "joint",
         folder,

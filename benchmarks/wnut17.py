@@ -17,8 +17,8 @@ import random
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
-import torch
 from datasets import Dataset, DatasetDict
 from transformers import (
     AutoModel,
@@ -28,6 +28,9 @@ from transformers import (
     PreTrainedTokenizerBase,
     Trainer,
     TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
     set_seed,
 )
 from transformers.utils import logging as transformers_logging
@@ -35,6 +38,7 @@ from transformers.utils import logging as transformers_logging
 from alad_hf import AlAdForTokenClassification
 from alad_hf.alignment.teacher_cache import cache_teacher_states
 from alad_hf.compression.truncation import truncate_layers
+from alad_hf.data.collators import DataCollatorForAlignment
 from alad_hf.data.loading import load_token_classification
 from alad_hf.data.token_labels import encode_tagged_words, longest_input
 from alad_hf.evaluation.compute_metrics import entity_metrics
@@ -51,13 +55,19 @@ class BestOnDev(TrainerCallback):
     def __init__(self) -> None:
         self.score, self.weights, self.epoch = -1.0, None, None
 
-    def on_evaluate(self, args, state, control, model, metrics, **kwargs) -> None:  # noqa: ANN001, D102
-        if metrics["eval_f1"] > self.score:
-            self.score, self.epoch = metrics["eval_f1"], state.epoch
-            self.weights = copy.deepcopy(model.state_dict())
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Compare and keep."""
+        if kwargs["metrics"]["eval_f1"] > self.score:
+            self.score, self.epoch = kwargs["metrics"]["eval_f1"], state.epoch
+            self.weights = copy.deepcopy(kwargs["model"].state_dict())
 
-    def on_train_end(self, args, state, control, model, **kwargs) -> None:  # noqa: ANN001, D102
-        model.load_state_dict(self.weights)
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Restore."""
+        kwargs["model"].load_state_dict(self.weights)
 
 
 class Experiment:
@@ -83,12 +93,22 @@ class Experiment:
         self.task_steps = options.task_epochs * -(-len(self.data["train"]) // batch)
         self.text_steps = options.text_epochs * -(-len(self.text) // batch)
 
-    def labels(self) -> dict[str, object]:
+    def labels(self) -> dict[str, Any]:
         """The label maps of a model for this data."""
-        return {"id2label": dict(enumerate(self.tags)), "label2id": {tag: index for index, tag in enumerate(self.tags)}}
+        return {
+            "id2label": dict(enumerate(self.tags)),
+            "label2id": {tag: index for index, tag in enumerate(self.tags)},
+        }
 
     def run(
-        self, model: PreTrainedModel, rows: Dataset, *, learning_rate: float, steps: int, select: bool, **arguments: object
+        self,
+        model: PreTrainedModel,
+        rows: Dataset,
+        *,
+        learning_rate: float,
+        steps: int,
+        select: bool,
+        **arguments: Any,
     ) -> tuple[Trainer, BestOnDev]:
         """Train in place for so many steps; with `select`, evaluate every task epoch and keep the best."""
         set_seed(self.seed)
@@ -125,8 +145,6 @@ class Experiment:
         """Entity scores of a model on a split."""
         with tempfile.TemporaryDirectory() as folder:
             args = published_arguments("joint", folder, disable_tqdm=True)
-            from alad_hf.data.collators import DataCollatorForAlignment
-
             trainer = Trainer(
                 model=model,
                 args=args,
@@ -151,7 +169,9 @@ class Experiment:
 
     def student(self) -> PreTrainedModel:
         """The first layers of the encoder before any fine-tuning."""
-        return truncate_layers(AutoModel.from_pretrained(self.source, add_pooling_layer=False), range(self.options.layers))
+        return truncate_layers(
+            AutoModel.from_pretrained(self.source, add_pooling_layer=False), range(self.options.layers)
+        )
 
     def with_states(self, rows: Dataset) -> Dataset:
         """`rows` with the teacher's cached states."""
@@ -163,12 +183,12 @@ class Experiment:
             cache_dir=self.cache_dir,
         )
 
-    def arm(self, name: str) -> dict[str, object]:
+    def arm(self, name: str) -> dict[str, Any]:
         """Train one arm and measure it."""
         options, total = self.options, self.text_steps + self.task_steps
         start = time.time()
         set_seed(self.seed)
-        result: dict[str, object] = {}
+        result: dict[str, Any] = {}
         if name == "teacher":
             model = self.teacher()
         elif name in ("plain", "frozen_linear"):
@@ -252,7 +272,11 @@ def main() -> None:
 
     out = Path(options.out)
     results = json.loads(out.read_text()) if out.exists() else {"runs": {}}
-    settings = {name: value for name, value in vars(options).items() if name not in ("data", "text", "work", "out", "seeds", "arms")}
+    settings = {
+        name: value
+        for name, value in vars(options).items()
+        if name not in ("data", "text", "work", "out", "seeds", "arms")
+    }
     settings["text"] = [Path(path).name for path in options.text]
     if results.setdefault("settings", settings) != settings:
         raise SystemExit(f"{out} was made with other settings: {results['settings']}. Name another --out.")
@@ -267,7 +291,8 @@ def main() -> None:
                 out.write_text(json.dumps(results, indent=1) + "\n")
                 run = runs[str(seed)]
                 print(
-                    f"seed {seed} {name:15} dev {100 * run['validation']['f1']:.1f} test {100 * run['test']['f1']:.1f} "
+                    f"seed {seed} {name:15} dev {100 * run['validation']['f1']:.1f} "
+                    f"test {100 * run['test']['f1']:.1f} "
                     f"unlabelled {100 * run.get('validation_without_labels', 0):.1f} / "
                     f"{100 * run.get('test_without_labels', 0):.1f} epoch {run.get('epoch')} {run['seconds']} s",
                     flush=True,

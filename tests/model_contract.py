@@ -1,9 +1,10 @@
-"""What every model class of this package must do; subclass `ModelContract` in a test module and say how to build one."""
+"""What every model class of this package must do: a test module subclasses `ModelContract` and builds a model."""
 
 from __future__ import annotations
 
 import inspect
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -70,6 +71,8 @@ class ModelContract:
         model = self.model()
         model.save_pretrained(tmp_path / "model")
         torch.save({"inputs": self.inputs(), "result": self.run(model, **self.inputs())}, tmp_path / "expected.pt")
+        last_line = inspect.getsource(self.result).strip().splitlines()[-1].strip()
+        expression = last_line.removeprefix("return ")
         script = f"""
             import sys, torch, transformers
             sys.modules["alad_hf"] = None  # any import of the package fails
@@ -77,7 +80,7 @@ class ModelContract:
             expected = torch.load("expected.pt")
             with torch.no_grad():
                 outputs = model(**expected["inputs"])
-            result = {textwrap.dedent(inspect.getsource(self.result)).strip().splitlines()[-1].strip()[len("return ") :]}
+            result = {expression}
             assert torch.equal(result, expected["result"]), "other results"
             model.save_pretrained("again")
             print("same")
@@ -87,7 +90,7 @@ class ModelContract:
             cwd=tmp_path,
             capture_output=True,
             text=True,
-            env={**__import__("os").environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": ""},
+            env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": ""},
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip().endswith("same")
@@ -97,7 +100,7 @@ class ModelContract:
         assert auto_map == model.config.auto_map
 
     def test_init_fills_every_tensor(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Loading builds the model on the meta device: what `_init_weights` leaves out would be memory's old content."""
+        """Loading builds the model on the meta device: what `_init_weights` leaves out would be old memory."""
         empty_like = torch.empty_like
 
         def poisoned(*args: object, **kwargs: object) -> torch.Tensor:

@@ -19,11 +19,15 @@ from transformers import (
     RobertaConfig,
 )
 
-WORDS = "the a in of and to new york london berlin smith jones acme works for visited played ##s ##ing ##ed un ##able . ,"
+WORDS = (
+    "the a in of and to new york london berlin smith jones acme works for visited played ##s ##ing ##ed un ##able . ,"
+)
 LETTERS = [letter for plain in "abcdefghijklmnopqrstuvwxyz0123456789" for letter in (plain, "##" + plain)]
 VOCABULARY = {
     token: index
-    for index, token in enumerate(dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS.split(), *LETTERS]))
+    for index, token in enumerate(
+        dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS.split(), *LETTERS])
+    )
 }
 TAGS = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
 
@@ -40,7 +44,13 @@ _SIZES = {
 STUDENT_CONFIGS: dict[str, PreTrainedConfig] = {
     "bert": BertConfig(**_SIZES),
     "distilbert": DistilBertConfig(
-        vocab_size=len(VOCABULARY), dim=16, n_layers=2, n_heads=2, hidden_dim=24, max_position_embeddings=64, pad_token_id=0
+        vocab_size=len(VOCABULARY),
+        dim=16,
+        n_layers=2,
+        n_heads=2,
+        hidden_dim=24,
+        max_position_embeddings=64,
+        pad_token_id=0,
     ),
     "roberta": RobertaConfig(**{**_SIZES, "max_position_embeddings": 66, "type_vocab_size": 1}),
     "electra": ElectraConfig(**_SIZES, embedding_size=8),

@@ -55,11 +55,7 @@ def cache_teacher_states(
     Raises:
         ValueError: The tokenizers differ, `dataset` is not tokenized, or it has the columns already.
     """
-    if "input_ids" not in dataset.column_names:
-        raise ValueError(f"The dataset has the columns {dataset.column_names}, but no input_ids: tokenize it first.")
-    present = {"teacher_states", "teacher_logits"} & set(dataset.column_names)
-    if present:
-        raise ValueError(f"The dataset already has {sorted(present)}; remove_columns({sorted(present)}) first.")
+    _check_columns(dataset)
     check_same_tokenization(tokenizer, teacher_tokenizer)
     if isinstance(teacher, str):
         teacher = load_teacher(teacher)
@@ -78,7 +74,7 @@ def cache_teacher_states(
         for rows in _batches_by_length([len(ids) for ids in batch["input_ids"]], tokens_per_batch):
             part = _signal_rows(teacher, {name: [batch[name][row] for row in rows] for name in names}, dtype)
             for name, values in part.items():
-                for row, value in zip(rows, values):
+                for row, value in zip(rows, values, strict=True):
                     signals[name][row] = value
         return signals
 
@@ -105,7 +101,16 @@ def cache_teacher_states(
                     new_fingerprint=digest,
                 )
             )
-    return concatenate_datasets([dataset.with_format(None), concatenate_datasets(shards).with_format(None)], axis=1).with_format("torch")
+    signals = concatenate_datasets(shards).with_format(None)
+    return concatenate_datasets([dataset.with_format(None), signals], axis=1).with_format("torch")
+
+
+def _check_columns(dataset: Dataset) -> None:
+    if "input_ids" not in dataset.column_names:
+        raise ValueError(f"The dataset has the columns {dataset.column_names}, but no input_ids: tokenize it first.")
+    present = {"teacher_states", "teacher_logits"} & set(dataset.column_names)
+    if present:
+        raise ValueError(f"The dataset already has {sorted(present)}; remove_columns({sorted(present)}) first.")
 
 
 def _signal_rows(teacher: PreTrainedModel, inputs: dict[str, list], dtype: str) -> dict[str, list[np.ndarray]]:
@@ -114,9 +119,8 @@ def _signal_rows(teacher: PreTrainedModel, inputs: dict[str, list], dtype: str) 
     for name, rows in inputs.items():
         for row, values in enumerate(rows):
             padded[name][row, : len(values)] = torch.as_tensor(np.asarray(values))
-    padded["attention_mask"] = torch.zeros(len(lengths), max(lengths), dtype=torch.long)
-    for row, length in enumerate(lengths):
-        padded["attention_mask"][row, :length] = 1
+    if "attention_mask" not in padded:
+        padded["attention_mask"] = (torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)).long()
     signal = teacher_signal(teacher, **padded)
     result = {}
     for name, values in (("teacher_states", signal.states), ("teacher_logits", signal.logits)):

@@ -1,0 +1,1 @@
+"""Makers of students: a model in, a smaller model out."""

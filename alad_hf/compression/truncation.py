@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -20,7 +21,8 @@ def truncate_layers(model: PreTrainedModel, layer_map: Sequence[int]) -> PreTrai
         A new model of the same class whose config says how many layers it has.
 
     Raises:
-        ValueError: An index is out of range or repeated, or the encoder's layers cannot be found.
+        ValueError: An index is out of range or repeated, the encoder's layers cannot be found (ALBERT shares one), or
+            a layer cannot stand where `layer_map` puts it (ModernBERT's first has no norm of its own).
 
     Example:
         >>> student = truncate_layers(teacher, layer_map=[0, 1])
@@ -34,7 +36,24 @@ def truncate_layers(model: PreTrainedModel, layer_map: Sequence[int]) -> PreTrai
     layers = getattr(owner, name)
     setattr(owner, name, nn.ModuleList([layers[index] for index in layer_map]))
     student.config.num_hidden_layers = len(layer_map)
+    if getattr(student.config, "layer_types", None):
+        student.config.layer_types = [student.config.layer_types[index] for index in layer_map]
+    _check_rebuilds(student, layer_map)
     return student
+
+
+def _check_rebuilds(student: PreTrainedModel, layer_map: list[int]) -> None:
+    """Raise if a checkpoint of `student` would load into layers with other tensors."""
+    with torch.device("meta"):
+        rebuilt = type(student)(copy.deepcopy(student.config))
+    layers, expected = (getattr(*find_layers(model)).state_dict() for model in (student, rebuilt))
+    different = sorted(layers.keys() ^ expected.keys())
+    if different:
+        raise ValueError(
+            f"{type(student).__name__} cannot hold the layers {layer_map} in this order: its layers differ by "
+            f"position, so that a reloaded model would lack or add {different[:3]}. Keep the first layer first: "
+            "layer_map=[0, ...]."
+        )
 
 
 def find_layers(model: PreTrainedModel) -> tuple[nn.Module, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from typing import Literal
 
 from datasets import Dataset
@@ -13,7 +14,22 @@ logger = logging.getLogger(__name__)
 IGNORED = -100
 
 # Position embeddings of these start behind the padding index, so that many of them hold no token.
-_POSITIONS_BEHIND_PADDING = {"roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "longformer"}
+_POSITIONS_BEHIND_PADDING = {
+    "camembert",
+    "data2vec-text",
+    "esm",
+    "ibert",
+    "lilt",
+    "longformer",
+    "luke",
+    "markuplm",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+}
 
 
 def longest_input(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -27,7 +43,10 @@ def longest_input(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) 
     limits = [tokenizer.model_max_length] if tokenizer.model_max_length < 1_000_000 else []
     positions = getattr(text_config, "max_position_embeddings", None)
     if positions:
-        offset = text_config.pad_token_id + 1 if text_config.model_type in _POSITIONS_BEHIND_PADDING else 0
+        offset = 0
+        if text_config.model_type in _POSITIONS_BEHIND_PADDING:
+            # MPNet starts behind 1 whatever its configuration calls padding.
+            offset = 2 if text_config.model_type == "mpnet" else text_config.pad_token_id + 1
         limits.append(positions - offset)
     if not limits:
         raise ValueError(
@@ -63,17 +82,13 @@ def encode_tagged_words(
         row in `dataset`) and, if there are tags, `labels`, -100 on tokens without a label.
 
     Raises:
-        ValueError: The tokenizer is a slow one, or `label_subwords` is unknown.
+        ValueError: The tokenizer is a slow one, the tags have no names, or `label_subwords` is unknown.
     """
-    if not tokenizer.is_fast:
-        raise ValueError(
-            f"{type(tokenizer).__name__} is a slow tokenizer, which does not tell which word a token came from. "
-            "Load it with AutoTokenizer.from_pretrained(..., use_fast=True)."
-        )
+    check_fast(tokenizer)
     if label_subwords not in ("first", "all"):
         raise ValueError(f'label_subwords must be "first" or "all", got {label_subwords!r}.')
     has_tags = tag_column in dataset.column_names
-    continuation = _continuation_labels(dataset.features[tag_column].feature.names) if has_tags else []
+    continuation = _continuation_labels(dataset, tag_column) if has_tags else []
 
     def encode(batch: dict[str, list], indices: list[int]) -> dict[str, list]:
         encoded = tokenizer(
@@ -112,24 +127,38 @@ def encode_tagged_words(
     return encoded
 
 
-def _continuation_labels(names: list[str]) -> list[int]:
+def check_fast(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise ValueError for a slow tokenizer, which neither tells tokens' words nor returns what a cut leaves over."""
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"{type(tokenizer).__name__} is a slow tokenizer, which does not tell which word a token came from and "
+            "drops what it cuts off. Load one with AutoTokenizer.from_pretrained(..., use_fast=True)."
+        )
+
+
+def _continuation_labels(dataset: Dataset, tag_column: str) -> list[int]:
+    names = getattr(getattr(dataset.features[tag_column], "feature", None), "names", None)
+    if names is None:
+        raise ValueError(
+            f"The column {tag_column!r} is {dataset.features[tag_column]}, expected lists of ClassLabel. Load the "
+            f"data with load_token_classification, or cast_column({tag_column!r}, List(ClassLabel(names=[...])))."
+        )
     ids = {name: index for index, name in enumerate(names)}
     return [ids.get("I-" + name[2:], index) if name.startswith("B-") else index for index, name in enumerate(names)]
 
 
-def _report(
-    dataset: Dataset, encoded: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int
-) -> None:
-    cut = len(encoded) - len(dataset)
-    if cut > 0:
+def _report(dataset: Dataset, encoded: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+    cut = sum(rows > 1 for rows in Counter(encoded["sentence"]).values())
+    if cut:
         logger.warning(
             "%d of %d sentences are longer than %d tokens and were cut into several rows; every word keeps its label.",
-            len(encoded) - len(set(encoded["sentence"])) if cut else 0,
+            cut,
             len(dataset),
             max_length,
         )
     words = sorted({word for row in dataset["tokens"] for word in row})
-    empty = [word for word, ids in zip(words, tokenizer(words, add_special_tokens=False)["input_ids"]) if not ids] if words else []
+    ids = tokenizer(words, add_special_tokens=False)["input_ids"] if words else []
+    empty = [word for word, pieces in zip(words, ids, strict=True) if not pieces]
     if empty:
         lost = set(empty)
         count = sum(word in lost for row in dataset["tokens"] for word in row)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
+from typing import Any
 
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -30,7 +31,7 @@ class StudentTeacherMixin:
         tokenizer: PreTrainedTokenizerBase | None = None,
         teacher_tokenizer: PreTrainedTokenizerBase | None = None,
         copy_teacher_head: bool = True,
-        **config_arguments: object,
+        **config_arguments: Any,
     ) -> StudentTeacherMixin:
         """Put an alignment adapter (and this class's head) on a pretrained student.
 
@@ -49,12 +50,12 @@ class StudentTeacherMixin:
         """
         unknown = sorted(set(config_arguments) - _CONFIG_ARGUMENTS)
         if unknown:
-            own = sorted(field.name for field in dataclasses.fields(AlAdConfig) if field.name in AlAdConfig.__annotations__)
+            own = sorted(
+                field.name for field in dataclasses.fields(AlAdConfig) if field.name in AlAdConfig.__annotations__
+            )
             raise TypeError(f"{unknown} are not fields of AlAdConfig; it has {own} besides id2label and num_labels.")
-        if isinstance(student, str):
-            student_name, student = student, load_student(student)
-        else:
-            student_name, student = student.name_or_path, copy.deepcopy(student.base_model)
+        student_name = student if isinstance(student, str) else student.name_or_path
+        encoder = load_student(student) if isinstance(student, str) else student.base_model
         if isinstance(teacher, str):
             teacher = load_teacher(teacher)
         if teacher is not None:
@@ -66,13 +67,13 @@ class StudentTeacherMixin:
             labels = config_arguments["id2label"]
             config_arguments.setdefault("label2id", {name: int(index) for index, name in labels.items()})
         config = AlAdConfig(
-            text_config=copy.deepcopy(student.config),
+            text_config=copy.deepcopy(encoder.config),
             student_name_or_path=config_arguments.pop("student_name_or_path", student_name or None),
             **config_arguments,
         )
         model = cls(config)
-        _copy_encoder(student, model.base_model.encoder)
-        model.to(student.dtype)
+        _copy_encoder(encoder, model.base_model.encoder)
+        model.to(encoder.dtype)
         if teacher is not None:
             if copy_teacher_head:
                 model._copy_teacher_head(teacher)
@@ -113,8 +114,8 @@ class StudentTeacherMixin:
                 f"The teacher's states are {width} wide, the aligned states {self.config.hidden_size}. "
                 f"Build the model for this teacher: {type(self).__name__}.from_student_pretrained(..., teacher=...)."
             )
-        tokenizer = tokenizer or _load_tokenizer(self.config.student_name_or_path, "tokenizer")
-        teacher_tokenizer = teacher_tokenizer or _load_tokenizer(teacher.name_or_path, "teacher_tokenizer")
+        tokenizer = tokenizer or load_tokenizer(self.config.student_name_or_path, "tokenizer")
+        teacher_tokenizer = teacher_tokenizer or load_tokenizer(teacher.name_or_path, "teacher_tokenizer")
         check_same_tokenization(tokenizer, teacher_tokenizer)
         teacher.eval().requires_grad_(False)
         # In a tuple and past nn.Module's bookkeeping, so that the teacher never becomes a submodule.
@@ -183,7 +184,8 @@ def _copy_encoder(source: PreTrainedModel, target: PreTrainedModel) -> None:
         )
 
 
-def _load_tokenizer(name: str | None, argument: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(name: str | None, argument: str) -> PreTrainedTokenizerBase:
+    """Load a tokenizer by the name of its model, or raise ValueError that asks for it as `argument`."""
     remedy = f"Pass {argument}=AutoTokenizer.from_pretrained(...), so that both tokenizations can be compared."
     if not name:
         raise ValueError(f"The model has no name to load its tokenizer from. {remedy}")
@@ -194,4 +196,4 @@ def _load_tokenizer(name: str | None, argument: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-__all__ = ["StudentTeacherMixin"]
+__all__ = ["StudentTeacherMixin", "load_tokenizer"]

@@ -4,7 +4,7 @@
 # ruff: noqa: I002
 
 import copy
-from typing import Literal
+from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -23,7 +23,7 @@ class AlAdConfig(PreTrainedConfig):
     """Configuration of an AlAd model (Alignment Adapter, arXiv 2602.14635).
 
     Args:
-        text_config: Configuration of the student encoder, any that `AutoModel` builds; a plain `BertConfig` if omitted.
+        text_config: Configuration of the student encoder, any that `AutoModel` builds; by default a `BertConfig`.
         hidden_size: Width of the aligned states, i.e. of the teacher. Defaults to the student's width.
         window_size: How many student positions the adapter sees for one output; odd.
         adapter_type: "light" (a linear path plus a low-rank window correction) or "mlp" (the published window MLP).
@@ -68,7 +68,7 @@ class AlAdConfig(PreTrainedConfig):
     student_name_or_path: str | None = None
     teacher_name_or_path: str | None = None
 
-    def __post_init__(self, **kwargs: object) -> None:
+    def __post_init__(self, **kwargs: Any) -> None:
         """Build the student's configuration, fill the defaults that depend on it, and check the bounds."""
         if self.text_config is None:
             self.text_config = AutoConfig.for_model("bert")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,9 +12,9 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, QuestionAnsweringModelOutput, TokenClassifierOutput
 from transformers.utils import can_return_tuple
 
+from .alad_construction import StudentTeacherMixin
 from .alignment_adapter import AdapterLinear, AlignmentAdapter
 from .alignment_loss import cosine_distance, distillation_divergence, squared_error
-from .alad_construction import StudentTeacherMixin
 from .configuration_alad import AlAdConfig
 from .student import build_student
 from .teacher import TeacherSignal, accepted_arguments
@@ -56,7 +57,6 @@ class AlAdPreTrainedModel(StudentTeacherMixin, PreTrainedModel):
     config_class = AlAdConfig
     base_model_prefix = "model"
     main_input_name = "input_ids"
-    input_modalities = ("text",)
     supports_gradient_checkpointing = True
     # The wrapper has no attention of its own: the student decides, and refuses what it cannot do.
     _supports_sdpa = True
@@ -71,7 +71,7 @@ class AlAdPreTrainedModel(StudentTeacherMixin, PreTrainedModel):
             module.init_weights()
 
     @classmethod
-    def from_pretrained(cls, *args: object, **kwargs: object) -> AlAdPreTrainedModel:
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> AlAdPreTrainedModel:
         """`PreTrainedModel.from_pretrained`, and the student frozen again where the configuration says so.
 
         Loading replaces every parameter, and with it what `__init__` said about its gradient.
@@ -128,7 +128,7 @@ class AlAdPreTrainedModel(StudentTeacherMixin, PreTrainedModel):
         wanted: bool,
         **inputs: torch.Tensor | None,
     ) -> TeacherSignal:
-        """The teacher's signal: the given columns, else the attached teacher's where a loss is wanted, else nothing."""
+        """The given columns; else, where a loss is wanted, what the attached teacher says; else nothing."""
         if teacher_states is None and teacher_logits is None and wanted and self.teacher is not None:
             return self._run_teacher(**inputs)
         return TeacherSignal(teacher_states, teacher_logits)
@@ -185,7 +185,7 @@ class AlAdModel(AlAdPreTrainedModel):
         teacher_logits: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs: object,
+        **kwargs: Any,
     ) -> AlAdModelOutput:
         """Align the student's states; with a teacher's signal, also compute the alignment loss.
 
@@ -197,7 +197,7 @@ class AlAdModel(AlAdPreTrainedModel):
             inputs_embeds: (batch, tokens, student width) in place of `input_ids`.
             labels: (batch, tokens); read only for how many are not -100, the divisor of the loss.
             teacher_states: (batch, tokens, d_L) to align to; an attached teacher computes them otherwise.
-            teacher_logits: Accepted so that cached columns fit every AlAd class; without a head there is no use for it.
+            teacher_logits: Accepted, so that cached columns fit every AlAd class, and of no use without a head.
             output_hidden_states: Also return the student's states, followed by the aligned ones.
             num_items_in_batch: Divisor of the loss, as the Trainer gives it; defaults to the count of `labels`, or of
                 real tokens.
@@ -208,7 +208,7 @@ class AlAdModel(AlAdPreTrainedModel):
         """
         if attention_mask is not None and attention_mask.dim() != 2:
             raise ValueError(
-                f"attention_mask must be (batch, tokens), got shape {tuple(attention_mask.shape)}: the adapter needs to "
+                f"attention_mask must be (batch, tokens), got shape {tuple(attention_mask.shape)}: the adapter has to "
                 "know which single tokens are real."
             )
         if output_hidden_states is None:
@@ -257,7 +257,7 @@ class AlAdForTokenClassification(AlAdPreTrainedModel):
 
     Example:
         >>> from alad_hf import AlAdForTokenClassification
-        >>> model = AlAdForTokenClassification.from_student_pretrained("prajjwal1/bert-tiny", teacher="my-org/large-ner")
+        >>> model = AlAdForTokenClassification.from_student_pretrained("prajjwal1/bert-tiny", teacher="me/ner")
         >>> trainer = Trainer(model=model, ...)  # the alignment loss is part of the model's loss
     """
 
@@ -280,7 +280,7 @@ class AlAdForTokenClassification(AlAdPreTrainedModel):
         teacher_states: torch.Tensor | None = None,
         teacher_logits: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs: object,
+        **kwargs: Any,
     ) -> AlAdTokenClassifierOutput:
         """Tag tokens.
 
@@ -367,12 +367,13 @@ class AlAdForQuestionAnswering(AlAdPreTrainedModel):
         teacher_states: torch.Tensor | None = None,
         teacher_logits: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        **kwargs: object,
+        **kwargs: Any,
     ) -> AlAdQuestionAnsweringOutput:
         """Score every token as the start and the end of the answer.
 
         The items of this loss are examples: the task loss is a mean over them, and the tokens of one example share one
-        unit of weight in the alignment terms.
+        unit of weight in the alignment terms. Unlabelled text is the exception: `DataCollatorForAlignment` gives it
+        token labels in place of answers, the Trainer counts those, and an example weighs as much as it has of them.
 
         Args:
             input_ids: (batch, tokens).
@@ -385,7 +386,8 @@ class AlAdForQuestionAnswering(AlAdPreTrainedModel):
             teacher_states: (batch, tokens, d_L) of the teacher; an attached teacher computes them otherwise.
             teacher_logits: (batch, tokens, 2), start and end logits of the teacher.
             num_items_in_batch: Divisor of the loss; defaults to the number of examples.
-            **kwargs: Passed on to the student, such as `output_hidden_states` or `output_attentions`.
+            **kwargs: `labels` (batch, tokens) of unlabelled text; the others are passed on to the student, such as
+                `output_hidden_states` or `output_attentions`.
 
         Returns:
             `start_logits` and `end_logits` of shape (batch, tokens), and the loss with its parts.
@@ -397,6 +399,7 @@ class AlAdForQuestionAnswering(AlAdPreTrainedModel):
             "position_ids": position_ids,
             "inputs_embeds": inputs_embeds,
         }
+        token_labels = kwargs.pop("labels", None)
         outputs = self.model(**inputs, **kwargs, return_dict=True)
         logits = self.qa_outputs(outputs.last_hidden_state)
         batch, tokens = logits.shape[:2]
@@ -409,10 +412,14 @@ class AlAdForQuestionAnswering(AlAdPreTrainedModel):
         if start_positions is not None and end_positions is not None:
             positions = torch.stack([start_positions.flatten(), end_positions.flatten()], dim=-1)
             inside = (positions >= 0) & (positions < tokens)
-            sums["task"] = functional.cross_entropy(
-                logits.float(), positions.masked_fill(~inside, IGNORED), ignore_index=IGNORED, reduction="sum"
-            ) / 2
-        token_weights = real / real.sum(dim=1, keepdim=True).clamp(min=1)
+            sums["task"] = (
+                functional.cross_entropy(
+                    logits.float(), positions.masked_fill(~inside, IGNORED), ignore_index=IGNORED, reduction="sum"
+                )
+                / 2
+            )
+        example_items = real.new_ones(batch) if token_labels is None else (token_labels != IGNORED).sum(dim=1).float()
+        token_weights = real / real.sum(dim=1, keepdim=True).clamp(min=1) * example_items.unsqueeze(1)
         sums |= self._alignment_terms(outputs.last_hidden_state, signal.states, token_weights)
         if signal.logits is not None and self.config.distillation_weight:
             self._check_teacher_logits(signal.logits, logits)
@@ -421,10 +428,11 @@ class AlAdForQuestionAnswering(AlAdPreTrainedModel):
             sums["distillation"] = distillation_divergence(
                 logits.float().masked_fill(padding, lowest).transpose(1, 2),
                 signal.logits.float().masked_fill(padding, lowest).transpose(1, 2),
-                logits.new_full((batch, 2), 0.5, dtype=torch.float32),
+                0.5 * example_items.unsqueeze(1).expand(batch, 2),
                 self.config.distillation_temperature,
             )
-        loss, loss_terms = self._total_loss(sums, batch if num_items_in_batch is None else num_items_in_batch)
+        items = example_items.sum() if num_items_in_batch is None else num_items_in_batch
+        loss, loss_terms = self._total_loss(sums, items)
         return AlAdQuestionAnsweringOutput(
             loss=loss,
             start_logits=logits[..., 0].contiguous(),

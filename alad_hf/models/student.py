@@ -6,6 +6,7 @@ import inspect
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
@@ -15,7 +16,7 @@ def build_student(config: PreTrainedConfig) -> PreTrainedModel:
     return AutoModel.from_config(config, **_without_pooler(config))
 
 
-def load_student(name_or_path: str, **kwargs: object) -> PreTrainedModel:
+def load_student(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
     """Load a pretrained encoder; a task head or pooler in its checkpoint is left behind.
 
     Args:

@@ -6,7 +6,7 @@ A teacher is needed while an adapter is trained and never afterwards, so nothing
 from __future__ import annotations
 
 import inspect
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -39,7 +39,7 @@ class TeacherSignal(NamedTuple):
     """(batch, tokens, labels), or (batch, tokens, 2) with start and end logits for question answering."""
 
 
-def load_teacher(name_or_path: str, **kwargs: object) -> PreTrainedModel:
+def load_teacher(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
     """Load a teacher with its task head if its checkpoint has one that AlAd can use, else the bare encoder.
 
     Args:
@@ -66,7 +66,9 @@ def teacher_signal(teacher: PreTrainedModel, **inputs: torch.Tensor | None) -> T
     """
     teacher.eval()
     accepted = accepted_arguments(teacher)
-    inputs = {name: value.to(teacher.device) for name, value in inputs.items() if value is not None and name in accepted}
+    inputs = {
+        name: value.to(teacher.device) for name, value in inputs.items() if value is not None and name in accepted
+    }
     outputs = teacher(**inputs, output_hidden_states=True, return_dict=True)
     if "start_logits" in outputs:
         logits = torch.stack([outputs["start_logits"], outputs["end_logits"]], dim=-1)
@@ -88,8 +90,7 @@ def linear_head(teacher: PreTrainedModel) -> nn.Linear | None:
     head = getattr(teacher, "classifier", None) or getattr(teacher, "qa_outputs", None)
     if not isinstance(head, nn.Linear):
         return None
-    vocabulary = teacher.get_input_embeddings().weight.shape[0]
-    ids = torch.arange(min(8, vocabulary), device=teacher.device).unsqueeze(0)
+    ids = torch.arange(2, device=teacher.device).unsqueeze(0)
     signal = teacher_signal(teacher, input_ids=ids, attention_mask=torch.ones_like(ids))
     with torch.no_grad():
         rebuilt = head(signal.states)
@@ -114,7 +115,8 @@ def check_same_tokenization(tokenizer: PreTrainedTokenizerBase, teacher_tokenize
         different = sorted(set(vocabulary.items()) ^ set(teacher_vocabulary.items()))
         raise ValueError(
             f"The teacher's tokenizer has another vocabulary than the student's ({len(teacher_vocabulary)} and "
-            f"{len(vocabulary)} entries, {len(different)} (token, id) pairs in one only, such as {different[:3]}). {remedy}"
+            f"{len(vocabulary)} entries, {len(different)} (token, id) pairs in one only, such as "
+            f"{different[:3]}). {remedy}"
         )
     for probe in TOKENIZATION_PROBES:
         ids, teacher_ids = (side(probe, verbose=False)["input_ids"] for side in (tokenizer, teacher_tokenizer))

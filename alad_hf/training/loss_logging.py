@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 class LossTermsCallback(TrainerCallback):
     """Log every term of an AlAd model's loss, unweighted, as `task_loss`, `alignment_mse_loss` and so on.
 
-    `loss` in the same line is their sum by the weights of the configuration. The terms are summed over the micro-batches
+    `loss` in the same line is their sum by the weights of the configuration. Terms are summed over the micro-batches
     of a step and over processes exactly as the loss is, and averaged over the steps since the last log.
 
     Example:
@@ -21,11 +22,13 @@ class LossTermsCallback(TrainerCallback):
 
     def __init__(self) -> None:
         self._sums: dict[str, torch.Tensor] = {}
+        self._step_sums: dict[str, torch.Tensor] = {}
+        self._micro_batches = 0
         self._last_step = 0
         self._hook: torch.utils.hooks.RemovableHandle | None = None
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: nn.Module, **kwargs: object
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Listen to the model's outputs.
 
@@ -34,10 +37,11 @@ class LossTermsCallback(TrainerCallback):
         """
         if args.label_smoothing_factor:
             raise ValueError(
-                f"label_smoothing_factor={args.label_smoothing_factor} makes the Trainer compute its own loss, without "
-                "the alignment terms. Set it to 0."
+                f"label_smoothing_factor={args.label_smoothing_factor} makes the Trainer compute its own loss, "
+                "without the alignment terms. Set it to 0."
             )
-        self._sums = defaultdict(float)
+        self._sums, self._step_sums = defaultdict(float), defaultdict(float)
+        self._micro_batches = 0
         self._last_step = state.global_step
 
         def add(module: nn.Module, _: tuple, inputs: dict, outputs: object) -> None:
@@ -45,12 +49,23 @@ class LossTermsCallback(TrainerCallback):
             if not module.training or not terms:
                 return
             # The Trainer counts items over a whole step where it can; elsewhere it averages the micro-batches.
-            counted = inputs.get("num_items_in_batch") is not None
-            share = 1.0 if counted else 1 / (args.gradient_accumulation_steps * args.world_size)
+            if inputs.get("num_items_in_batch") is None:
+                self._micro_batches += 1
             for name, value in terms.items():
-                self._sums[f"{name}_loss"] += share * value
+                self._step_sums[f"{name}_loss"] += value
 
+        model: nn.Module = kwargs["model"]
         self._hook = model.register_forward_hook(add, with_kwargs=True)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Close the sums of one step; the last one of an epoch may have fewer micro-batches than the others."""
+        share = 1 / (self._micro_batches * args.world_size) if self._micro_batches else 1.0
+        for name, value in self._step_sums.items():
+            self._sums[name] += share * value
+        self._step_sums.clear()
+        self._micro_batches = 0
 
     def on_log(
         self,
@@ -58,7 +73,7 @@ class LossTermsCallback(TrainerCallback):
         state: TrainerState,
         control: TrainerControl,
         logs: dict[str, float] | None = None,
-        **kwargs: object,
+        **kwargs: Any,
     ) -> None:
         """Write the averages since the last log beside the loss."""
         steps = state.global_step - self._last_step
@@ -67,14 +82,14 @@ class LossTermsCallback(TrainerCallback):
         values = torch.stack([value.float() for value in self._sums.values()])
         if args.world_size > 1:
             torch.distributed.all_reduce(values)
-        parts = {name: value.item() / steps for name, value in zip(self._sums, values)}
+        parts = {name: value.item() / steps for name, value in zip(self._sums, values, strict=True)}
         logs.update(parts)
         state.log_history[-1].update(parts)
         self._sums = defaultdict(float)
         self._last_step = state.global_step
 
     def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Stop listening."""
         if self._hook is not None:

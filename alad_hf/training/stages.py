@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from datasets import Dataset
@@ -28,7 +28,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..alignment.teacher_cache import cache_teacher_states
 from ..data.collators import DataCollatorForAlignment
-from ..data.token_labels import encode_tagged_words, longest_input
+from ..data.token_labels import check_fast, encode_tagged_words, longest_input
+from ..models.alad_construction import load_tokenizer
 from .loss_logging import LossTermsCallback
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 Stage = Literal["general_alignment", "continual_alignment", "head_only", "frozen", "joint"]
 
 # Learning rate, weight decay, epochs and schedule as in the authors' code; the rest is shared by all stages.
-_PUBLISHED: dict[str, dict[str, object]] = {
+_PUBLISHED: dict[str, dict[str, Any]] = {
     "general_alignment": {"learning_rate": 5e-4, "weight_decay": 0.01, "lr_scheduler_type": "constant"},
     "continual_alignment": {"learning_rate": 1e-4, "weight_decay": 0.01, "lr_scheduler_type": "constant"},
     "head_only": {"learning_rate": 5e-4, "weight_decay": 0.0, "lr_scheduler_type": "linear"},
@@ -46,11 +47,11 @@ _PUBLISHED: dict[str, dict[str, object]] = {
 _PUBLISHED_EPOCHS = {"general_alignment": 1, "continual_alignment": 10, "head_only": 4, "frozen": 4, "joint": 4}
 
 
-def published_arguments(stage: Stage, output_dir: str | os.PathLike, **overrides: object) -> TrainingArguments:
+def published_arguments(stage: Stage, output_dir: str | os.PathLike, **overrides: Any) -> TrainingArguments:
     """`TrainingArguments` with the published hyper-parameters of a stage.
 
-    Published are AdamW with betas (0.9, 0.98), gradient clipping at 1, batches of 32 sentences. The published budget of
-    general alignment is 12 hours of Wikipedia; one epoch over whatever text is given stands in for it here.
+    Published are AdamW with betas (0.9, 0.98), gradient clipping at 1, batches of 32 sentences. The budget of
+    general alignment was 12 hours of Wikipedia; one epoch over whatever text is given stands in for it here.
 
     Args:
         stage: "general_alignment", "continual_alignment", or a way of fine-tuning: "head_only", "frozen" (adapter and
@@ -60,7 +61,7 @@ def published_arguments(stage: Stage, output_dir: str | os.PathLike, **overrides
     """
     if stage not in _PUBLISHED:
         raise ValueError(f"stage must be one of {sorted(_PUBLISHED)}, got {stage!r}.")
-    defaults: dict[str, object] = {
+    defaults: dict[str, Any] = {
         "output_dir": str(output_dir),
         "num_train_epochs": _PUBLISHED_EPOCHS[stage],
         "per_device_train_batch_size": 32,
@@ -77,9 +78,7 @@ def published_arguments(stage: Stage, output_dir: str | os.PathLike, **overrides
     return TrainingArguments(**{**defaults, **_PUBLISHED[stage], **overrides})
 
 
-def encode_text(
-    texts: Iterable[str] | Dataset, tokenizer: PreTrainedTokenizerBase, *, max_length: int
-) -> Dataset:
+def encode_text(texts: Iterable[str] | Dataset, tokenizer: PreTrainedTokenizerBase, *, max_length: int) -> Dataset:
     """Tokenize unlabelled text; a text longer than `max_length` tokens becomes several rows, none of it is dropped.
 
     Args:
@@ -89,7 +88,14 @@ def encode_text(
 
     Returns:
         A dataset of the tokenizer's columns, without labels.
+
+    Raises:
+        TypeError: `texts` is one string, whose characters would be taken for texts.
+        ValueError: None of the columns is there, or the tokenizer is a slow one.
     """
+    if isinstance(texts, str):
+        raise TypeError(f"texts must be a list of strings or a dataset, got the string {texts[:40]!r}; pass [text].")
+    check_fast(tokenizer)
     dataset = texts if isinstance(texts, Dataset) else Dataset.from_dict({"text": list(texts)})
     names = [name for name in tokenizer.model_input_names if name in dataset.column_names]
     if "input_ids" in names:
@@ -98,7 +104,9 @@ def encode_text(
         words = encode_tagged_words(dataset.select_columns(["tokens"]), tokenizer, max_length=max_length)
         return words.remove_columns("sentence")
     if "text" not in dataset.column_names:
-        raise ValueError(f"Text is read from a column text, tokens or input_ids; there is only {dataset.column_names}.")
+        raise ValueError(
+            f"Text is read from a column text, tokens or input_ids; there is only {dataset.column_names}."
+        )
 
     def encode(batch: dict[str, list]) -> dict[str, list]:
         encoded = tokenizer(batch["text"], truncation=True, max_length=max_length, return_overflowing_tokens=True)
@@ -128,7 +136,8 @@ def align(
         tokenizer: The student's tokenizer.
         args: See `published_arguments`.
         teacher: By default the attached one. Its states are cached once on disk.
-        teacher_tokenizer: The teacher's tokenizer; by default the student's, for an attached teacher was checked.
+        teacher_tokenizer: The teacher's tokenizer; by default loaded from the teacher's name. Not needed for an
+            attached teacher, which was checked.
         eval_texts: Held-out text for the evaluation loss.
         cache_dir: Where to keep the teacher's states.
         resume: Go on from the last checkpoint in `args.output_dir`.
@@ -138,11 +147,18 @@ def align(
         The Trainer after training; `trainer.state.log_history` has every term of the loss.
 
     Raises:
-        ValueError: No teacher, or `args.output_dir` holds another run's checkpoints and `resume` is False.
+        ValueError: No teacher, another tokenizer than the teacher's, or `args.output_dir` holds another run's
+            checkpoints and `resume` is False.
     """
-    teacher = teacher if teacher is not None else getattr(model, "teacher", None)
+    attached = getattr(model, "teacher", None)
+    teacher = teacher if teacher is not None else attached
     if teacher is None:
         raise ValueError("Alignment needs a teacher: pass teacher=..., or call model.attach_teacher(...) first.")
+    if teacher_tokenizer is None and teacher is attached:
+        teacher_tokenizer = tokenizer
+    elif teacher_tokenizer is None:
+        name = teacher if isinstance(teacher, str) else teacher.name_or_path
+        teacher_tokenizer = load_tokenizer(name, "teacher_tokenizer")
     max_length = longest_input(model.config, tokenizer)
 
     def prepare(text: Iterable[str] | Dataset) -> Dataset:
@@ -150,7 +166,7 @@ def align(
             encode_text(text, tokenizer, max_length=max_length),
             teacher,
             tokenizer=tokenizer,
-            teacher_tokenizer=teacher_tokenizer or tokenizer,
+            teacher_tokenizer=teacher_tokenizer,
             cache_dir=cache_dir,
         )
 
@@ -211,6 +227,9 @@ def train(
         compute_metrics=compute_metrics,
         callbacks=[LossTermsCallback(), *(callbacks or [])],
     )
+    if "start_positions" in trainer.label_names and "start_positions" not in train_dataset.column_names:
+        # Text without answers: the evaluation loss belongs to the token labels that the collator gives it.
+        trainer.label_names = ["labels"]
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
     return trainer
 

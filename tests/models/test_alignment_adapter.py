@@ -23,7 +23,9 @@ def test_window_mlp_is_a_convolution(window_size: int) -> None:
     states = torch.randn(2, 7, 8)
     kernel = adapter.hidden.weight.view(10, window_size, 8).transpose(1, 2)
     hidden = functional.conv1d(states.transpose(1, 2), kernel, adapter.hidden.bias, padding=window_size // 2)
-    torch.testing.assert_close(adapter(states), adapter.output(functional.gelu(hidden).transpose(1, 2)), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        adapter(states), adapter.output(functional.gelu(hidden).transpose(1, 2)), atol=1e-6, rtol=0
+    )
 
 
 @pytest.mark.parametrize("window_size", [1, 3, 5])
@@ -61,7 +63,7 @@ def test_a_masked_position_is_like_the_end_of_the_text(form: str) -> None:
     ],
 )
 def test_published_parameter_counts_and_the_light_forms_fifth(width: int, counts: tuple[int, ...]) -> None:
-    for window_size, count in zip((1, 3, 5), counts):
+    for window_size, count in zip((1, 3, 5), counts, strict=True):
         published = AlignmentAdapter.from_sizes("mlp", width, 768, window_size, 1280)
         assert sum(parameter.numel() for parameter in published.parameters()) == count
     light = AlignmentAdapter.from_sizes("light", width, 768, 5, DEFAULT_ADAPTER_SIZES["light"])

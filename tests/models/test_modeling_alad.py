@@ -1,4 +1,4 @@
-"""The AlAd model classes: the model contract, every student architecture, the loss, the frozen student, the teacher."""
+"""The AlAd model classes: contract, student architectures, the loss, the frozen student, the teacher."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from model_contract import ModelContract
+from tiny import STUDENT_CONFIGS, TAGS, random_batch, tiny_config, tiny_teacher, tiny_tokenizer
 from torch.nn import functional
 from transformers import (
     AutoModel,
@@ -17,8 +19,6 @@ from transformers import (
 )
 
 from alad_hf import AlAdConfig, AlAdForQuestionAnswering, AlAdForTokenClassification, AlAdModel
-from model_contract import ModelContract
-from tiny import STUDENT_CONFIGS, TAGS, random_batch, tiny_config, tiny_teacher, tiny_tokenizer
 
 
 def alad_config(student: str = "bert", hidden_size: int = 32, **changes: object) -> AlAdConfig:
@@ -139,7 +139,10 @@ class TestAlignmentLoss:
 
     def test_equals_a_loop_over_tokens(self) -> None:
         model = self.model(
-            alignment_mse_weight=0.3, alignment_cosine_weight=0.7, distillation_weight=0.5, distillation_temperature=2.0
+            alignment_mse_weight=0.3,
+            alignment_cosine_weight=0.7,
+            distillation_weight=0.5,
+            distillation_temperature=2.0,
         )
         batch, columns = random_batch(), self.columns()
         with torch.no_grad():
@@ -197,7 +200,9 @@ class TestAlignmentLoss:
         padding = batch["attention_mask"] == 0
         for column in columns.values():
             column[padding] = 1e3
-        wide = {name: functional.pad(value, (0, 4), value=-100 if name == "labels" else 0) for name, value in batch.items()}
+        wide = {
+            name: functional.pad(value, (0, 4), value=-100 if name == "labels" else 0) for name, value in batch.items()
+        }
         wide |= {name: functional.pad(value, (0, 0, 0, 4)) for name, value in columns.items()}
         torch.testing.assert_close(model(**batch, **columns).loss, before)
         torch.testing.assert_close(model(**wide).loss, before)
@@ -206,7 +211,9 @@ class TestAlignmentLoss:
         model, batch, columns = self.model(), random_batch(), self.columns()
         items = (batch["labels"] != -100).sum()
         model(**batch, **columns).loss.backward()
-        whole = {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+        whole = {
+            name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None
+        }
         model.zero_grad()
         for row in range(3):
             part = {name: value[row : row + 1] for name, value in {**batch, **columns}.items()}
@@ -291,7 +298,10 @@ class TestFrozenStudent:
         trainable = 16 * 32 + 32 + 16 * 6 + 5 * 6 * 32 + 32 * 5 + 5
         total = model.num_parameters()
         text = capsys.readouterr().out
-        assert f"trainable params: {trainable:,} || all params: {total:,} || trainable%: {100 * trainable / total:.2f}" in text
+        assert (
+            f"trainable params: {trainable:,} || all params: {total:,} || trainable%: {100 * trainable / total:.2f}"
+            in text
+        )
         assert model.num_parameters_by_part() == {
             "student": total - trainable,
             "adapter": trainable - 165,

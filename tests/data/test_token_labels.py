@@ -1,0 +1,235 @@
+"""From tagged words to labelled tokens: three tokenizer families against a loop over single words."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, List, Value
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+from transformers.tokenization_python import PythonBackend
+
+from alad_hf import AlAdConfig
+from alad_hf.data.token_labels import encode_tagged_words, longest_input
+from tiny import TAGS, tiny_tokenizer
+
+SENTENCES = [
+    ("smith works for acme in unberlinable york .", "B-PER O O B-LOC O B-LOC I-LOC O"),
+    ("jones", "B-PER"),
+    ("", ""),
+    ("the a unplayedable zzzz visited newyorkers and berlinsable , jones", "O O B-LOC I-LOC O B-PER O I-PER O B-PER"),
+]
+# What a word that starts an entity gives to its further tokens.
+INSIDE = {"B-PER": "I-PER", "B-LOC": "I-LOC"}
+
+
+def tagged(rows: list[tuple[str, str]] = SENTENCES, names: list[str] = TAGS) -> Dataset:
+    features = Features({"tokens": List(Value("string")), "tags": List(ClassLabel(names=names))})
+    ids = [[names.index(tag) for tag in tags.split()] for _, tags in rows]
+    return Dataset.from_dict({"tokens": [words.split() for words, _ in rows], "tags": ids}, features=features)
+
+
+def trained(backend: Tokenizer, trainer: trainers.Trainer, **settings: object) -> PreTrainedTokenizerFast:
+    backend.train_from_iterator([words for words, _ in SENTENCES] * 3, trainer)
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[(token, backend.token_to_id(token)) for token in ("<s>", "</s>")]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        model_max_length=64,
+        model_input_names=["input_ids", "attention_mask"],
+        **settings,
+    )
+
+
+def byte_level_bpe() -> PreTrainedTokenizerFast:
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    backend.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<s>", "</s>", "<pad>", "<unk>"]
+    trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, special_tokens=special)
+    return trained(backend, trainer, add_prefix_space=True)
+
+
+def unigram() -> PreTrainedTokenizerFast:
+    backend = Tokenizer(models.Unigram())
+    backend.normalizer = normalizers.Replace("\u200b", "")
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = ["<s>", "</s>", "<pad>", "<unk>"]
+    return trained(backend, trainers.UnigramTrainer(vocab_size=40, special_tokens=special, unk_token="<unk>"))
+
+
+TOKENIZERS = {"wordpiece": tiny_tokenizer, "byte-level-bpe": byte_level_bpe, "unigram": unigram}
+
+
+def word_by_word(
+    dataset: Dataset, tokenizer: PreTrainedTokenizerFast, max_length: int, label_subwords: str
+) -> list[tuple[int, list[int], list[int]]]:
+    """Rows (sentence, ids, labels), each word tokenized alone, without `word_ids` and without truncation."""
+    names = dataset.features["tags"].feature.names
+    start, end = tokenizer.build_inputs_with_special_tokens([])  if False else tokenizer("")["input_ids"]
+    room, rows = max_length - 2, []
+    for sentence, row in enumerate(dataset):
+        ids, labels = [], []
+        for word, tag in zip(row["tokens"], row["tags"], strict=True):
+            pieces = tokenizer([word], is_split_into_words=True, add_special_tokens=False)["input_ids"]
+            inside = names.index(INSIDE.get(names[tag], names[tag])) if label_subwords == "all" else -100
+            ids += pieces
+            labels += [tag, *[inside] * (len(pieces) - 1)][: len(pieces)]
+        for cut in range(0, max(len(ids), 1), room):
+            rows.append(
+                (sentence, [start, *ids[cut : cut + room], end], [-100, *labels[cut : cut + room], -100])
+            )
+    return rows
+
+
+@pytest.mark.parametrize("max_length", [64, 9, 4, 3])
+@pytest.mark.parametrize("label_subwords", ["first", "all"])
+@pytest.mark.parametrize("family", TOKENIZERS)
+def test_equals_a_loop_over_words(family: str, label_subwords: str, max_length: int) -> None:
+    dataset, tokenizer = tagged(), TOKENIZERS[family]()
+    encoded = encode_tagged_words(dataset, tokenizer, max_length=max_length, label_subwords=label_subwords)
+    rows = list(zip(encoded["sentence"], encoded["input_ids"], encoded["labels"], strict=True))
+    assert rows == word_by_word(dataset, tokenizer, max_length, label_subwords)
+    assert encoded["attention_mask"] == [[1] * len(ids) for ids in encoded["input_ids"]]
+    assert (len(rows) > len(dataset)) == (max_length < 64)
+
+
+@pytest.mark.parametrize("family", TOKENIZERS)
+def test_every_word_is_labelled_exactly_once_wherever_the_cut_falls(family: str) -> None:
+    dataset, tokenizer = tagged(), TOKENIZERS[family]()
+    pieces = tokenizer(dataset["tokens"][0], is_split_into_words=True)
+    assert len(set(pieces.word_ids())) < len(pieces.word_ids()), "no word of several tokens that a cut could hit"
+    for max_length in range(3, 16):
+        encoded = encode_tagged_words(dataset, tokenizer, max_length=max_length)
+        for sentence, tags in enumerate(dataset["tags"]):
+            rows = [row for row in encoded if row["sentence"] == sentence]
+            assert [label for row in rows for label in row["labels"] if label != -100] == tags
+            assert all(len(row["input_ids"]) == len(row["labels"]) <= max_length for row in rows)
+
+
+def test_cut_sentences_are_counted_in_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    encode_tagged_words(tagged(), tiny_tokenizer(), max_length=4)
+    assert [record.message for record in caplog.records] == [
+        "2 of 4 sentences are longer than 4 tokens and were cut into several rows; every word keeps its label.",
+        "1 sentences are empty; they are kept as rows without a label.",
+    ]
+
+
+@pytest.mark.parametrize("family", ["wordpiece", "unigram"])
+def test_words_without_a_token_are_reported(family: str, caplog: pytest.LogCaptureFixture) -> None:
+    invisible = "\u200b"
+    rows = [(f"smith {invisible} jones {invisible}", "B-PER O B-PER B-LOC")]
+    if family == "unigram":  # its pre-tokenizer gives every word at least the blank in front
+        pytest.skip("a Unigram tokenizer has a token for every word")
+    encoded = encode_tagged_words(tagged(rows), tiny_tokenizer(), max_length=64)
+    assert encoded["labels"] == [[-100, TAGS.index("B-PER"), TAGS.index("B-PER"), -100]]
+    assert [record.message for record in caplog.records] == [
+        "2 words have no token in this vocabulary, such as ['\\\\u200b']: they are neither trained on nor tagged."
+    ]
+
+
+def test_nothing_is_reported_where_nothing_is_lost(caplog: pytest.LogCaptureFixture) -> None:
+    encode_tagged_words(tagged(SENTENCES[:2]), tiny_tokenizer(), max_length=64)
+    assert caplog.records == []
+
+
+def test_empty_sentences_are_kept(caplog: pytest.LogCaptureFixture) -> None:
+    encoded = encode_tagged_words(tagged([("", ""), ("jones", "B-PER"), ("", "")]), tiny_tokenizer(), max_length=8)
+    assert encoded["sentence"] == [0, 1, 2]
+    assert encoded["labels"] == [[-100, -100], [-100, 1, -100], [-100, -100]]
+    assert "2 sentences are empty; they are kept" in caplog.text
+
+
+def test_without_tags_there_are_no_labels() -> None:
+    encoded = encode_tagged_words(tagged().remove_columns("tags"), tiny_tokenizer(), max_length=9)
+    assert encoded.column_names == ["input_ids", "token_type_ids", "attention_mask", "sentence"]
+    assert encoded["input_ids"] == encode_tagged_words(tagged(), tiny_tokenizer(), max_length=9)["input_ids"]
+
+
+def test_tags_without_an_inside_continue_as_themselves() -> None:
+    names = ["NOUN", "VERB", "B-X"]
+    encoded = encode_tagged_words(
+        tagged([("unplayedable unplayedable", "VERB B-X")], names), tiny_tokenizer(), max_length=64, label_subwords="all"
+    )
+    assert set(encoded["labels"][0][1:4]) == {1} and set(encoded["labels"][0][-4:-1]) == {2}
+
+
+def test_what_is_refused() -> None:
+    class SlowTokenizer(PythonBackend):
+        vocab_size = 0
+
+        def get_vocab(self) -> dict[str, int]:
+            return {}
+
+    with pytest.raises(ValueError, match=r"SlowTokenizer is a slow tokenizer.*use_fast=True"):
+        encode_tagged_words(tagged(), SlowTokenizer(), max_length=8)
+    with pytest.raises(ValueError, match=r"label_subwords must be \"first\" or \"all\", got 'last'"):
+        encode_tagged_words(tagged(), tiny_tokenizer(), max_length=8, label_subwords="last")
+    unnamed = tagged().cast_column("tags", List(Value("int64")))
+    with pytest.raises(ValueError, match=r"expected lists of ClassLabel.*cast_column\('tags'"):
+        encode_tagged_words(unnamed, tiny_tokenizer(), max_length=8)
+
+
+SIZES = {
+    "vocab_size": 40,
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 8,
+    "max_position_embeddings": 20,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+EXTRA = {
+    "distilbert": {"dim": 8, "n_layers": 1, "n_heads": 2, "hidden_dim": 8},
+    "longformer": {"attention_window": 2},
+    "luke": {"entity_vocab_size": 5, "entity_emb_size": 8},
+    "esm": {"mask_token_id": 4},
+}
+ABSOLUTE = ["bert", "distilbert", "electra", "albert", "mobilebert", "deberta"]
+BEHIND_PADDING = ["roberta", "xlm-roberta", "camembert", "xlm-roberta-xl", "roberta-prelayernorm", "mpnet"]
+BEHIND_PADDING += ["longformer", "data2vec-text", "ibert", "luke", "esm", "markuplm"]
+
+
+class TestLongestInput:
+    @pytest.mark.parametrize("pad_token_id", [1, 3])
+    @pytest.mark.parametrize("model_type", [*ABSOLUTE, *BEHIND_PADDING])
+    def test_is_the_longest_that_runs(self, model_type: str, pad_token_id: int) -> None:
+        settings = {**SIZES, **EXTRA.get(model_type, {}), "pad_token_id": pad_token_id}
+        if model_type == "distilbert":
+            del settings["hidden_size"], settings["num_hidden_layers"], settings["num_attention_heads"]
+        config = AutoConfig.for_model(model_type, **settings)
+        model = AutoModel.from_config(config).eval()
+        longest = longest_input(config, tiny_tokenizer())
+        with torch.no_grad():
+            model(input_ids=torch.full((1, longest), 7))
+            with pytest.raises((IndexError, RuntimeError)):
+                model(input_ids=torch.full((1, longest + 1), 7))
+
+    @pytest.mark.parametrize(
+        ("model_max_length", "positions", "expected"),
+        [(12, 20, 12), (512, 20, 20), (int(1e30), 20, 20), (10**9, 20, 20), (12, None, 12)],
+    )
+    def test_the_smaller_limit_counts_and_an_absurd_one_does_not(
+        self, model_max_length: int, positions: int | None, expected: int
+    ) -> None:
+        tokenizer = tiny_tokenizer()
+        tokenizer.model_max_length = model_max_length
+        config = AutoConfig.for_model("bert", **{**SIZES, "max_position_embeddings": 20})
+        config.max_position_embeddings = positions
+        assert longest_input(config, tokenizer) == expected
+        assert longest_input(AlAdConfig(text_config=config), tokenizer) == expected
+
+    def test_no_limit_at_all_is_an_error(self) -> None:
+        tokenizer, config = tiny_tokenizer(), AutoConfig.for_model("bert", **SIZES)
+        tokenizer.model_max_length, config.max_position_embeddings = int(1e30), None
+        with pytest.raises(ValueError, match=r"Neither the bert configuration nor the tokenizer.*Pass max_length"):
+            longest_input(config, tokenizer)
