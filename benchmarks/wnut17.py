@@ -46,7 +46,15 @@ from alad_hf.hub.pretrained_weights import resolve_pretrained
 from alad_hf.training.stages import encode_text, published_arguments, train
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
-ARMS = ("plain", "frozen_linear", "frozen_adapter", "plug_and_play", "joint")
+ARMS = (
+    "plain",
+    "joint",
+    "plug_and_play",
+    "frozen_linear",
+    "frozen_adapter",
+    "plug_and_play_mlp",
+    "joint_mlp",
+)
 
 
 class BestOnDev(TrainerCallback):
@@ -201,14 +209,14 @@ class Experiment:
             _, best = self.run(model, self.data["train"], learning_rate=rate, steps=total, select=True)
             result["epoch"] = best.epoch
         else:
-            frozen = name != "joint"
+            frozen = not name.startswith("joint")
             teacher = self.teacher()
             model = AlAdForTokenClassification.from_student_pretrained(
                 self.student(),
                 teacher=teacher,
                 freeze_student=frozen,
                 window_size=options.window_size,
-                adapter_type=options.adapter_type,
+                adapter_type="mlp" if name.endswith("_mlp") else "light",
                 alignment_mse_weight=options.mse,
                 alignment_cosine_weight=options.cosine,
                 distillation_weight=options.distillation,
@@ -216,7 +224,8 @@ class Experiment:
                 copy_teacher_head=name != "frozen_adapter",
             )
             model.detach_teacher()
-            rate = options.frozen_lr if frozen else options.joint_lr
+            frozen_lr = options.mlp_lr if name.endswith("_mlp") else options.frozen_lr
+            rate = frozen_lr if frozen else options.joint_lr
             if name == "frozen_adapter":
                 _, best = self.run(model, self.data["train"], learning_rate=rate, steps=total, select=True)
             else:
@@ -253,7 +262,6 @@ def main() -> None:
     parser.add_argument("--task-epochs", type=int, default=5)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--window-size", type=int, default=5)
-    parser.add_argument("--adapter-type", default="light")
     parser.add_argument("--mse", type=float, default=0.1)
     parser.add_argument("--cosine", type=float, default=0.0)
     parser.add_argument("--distillation", type=float, default=1.0)
@@ -262,6 +270,7 @@ def main() -> None:
     parser.add_argument("--plain-lr", type=float, default=3e-4)
     parser.add_argument("--probe-lr", type=float, default=5e-3)
     parser.add_argument("--frozen-lr", type=float, default=2e-3)
+    parser.add_argument("--mlp-lr", type=float, default=5e-4)
     parser.add_argument("--frozen-task-lr", type=float, default=5e-4)
     parser.add_argument("--joint-lr", type=float, default=5e-4)
     parser.add_argument("--joint-task-lr", type=float, default=2e-4)

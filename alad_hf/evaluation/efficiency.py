@@ -127,8 +127,7 @@ def sentences_per_second(
         )
     order = sorted(range(len(sentences)), key=lambda index: -lengths[index])
     batches = [
-        [sentences[index] for index in order[first : first + batch_size]]
-        for first in range(0, len(order), batch_size)
+        [sentences[index] for index in order[first : first + batch_size]] for first in range(0, len(order), batch_size)
     ]
     names = [name for name in tokenizer.model_input_names if name in accepted_arguments(model)]
 

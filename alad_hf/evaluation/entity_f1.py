@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from typing import Any
 
 import datasets
 import evaluate
 from seqeval.metrics import classification_report
-from seqeval.scheme import IOB2
 
 from .tag_sequences import TagSequences, check_same_lengths, token_accuracy
-
-logger = logging.getLogger(__name__)
 
 _IOB2_TAG = re.compile(r"O|[BI](-.+)?")
 
@@ -21,10 +17,9 @@ _IOB2_TAG = re.compile(r"O|[BI](-.+)?")
 def entity_scores(predictions: TagSequences, references: TagSequences) -> dict[str, Any]:
     """Score predicted entities against reference entities.
 
-    An entity counts as found only if its type and both of its boundaries agree. Tags are read strictly as IOB2: an
-    entity begins at `B-X` and goes on through the `I-X` that follow. An `I-X` that continues no entity of type X
-    starts none, so a predicted one finds nothing (the reference entity counts as missed), while the well-formed
-    entities of the same sentence still count.
+    An entity counts as found only if its type and both of its boundaries agree. It begins at `B-X`, or at an `I-X`
+    that continues no entity of type X, and goes on through the `I-X` that follow: the reading of conlleval and of
+    seqeval's default mode, in which scores are commonly published.
 
     Args:
         predictions: Predicted tags, one list a sentence.
@@ -46,20 +41,17 @@ def entity_scores(predictions: TagSequences, references: TagSequences) -> dict[s
     check_same_lengths(predictions, references)
     for name, sequences in (("predictions", predictions), ("references", references)):
         _check_tags(name, sequences)
-    _warn_of_stray_inside_tags(references)
 
     scores: dict[str, Any] = dict.fromkeys(("precision", "recall", "f1", "macro_f1"), 0.0)
     scores["accuracy"] = token_accuracy(predictions, references)
     scores["per_type"] = {}
     # Without any entity seqeval averages over nothing: numpy warns, and the result is not a number.
-    if not any(tag.startswith("B") for sequences in (predictions, references) for tags in sequences for tag in tags):
+    if not any(tag != "O" for sequences in (predictions, references) for tags in sequences for tag in tags):
         return scores
 
     report = classification_report(
         [list(tags) for tags in references],
         [list(tags) for tags in predictions],
-        mode="strict",
-        scheme=IOB2,
         output_dict=True,
         zero_division=0,
     )
@@ -86,7 +78,7 @@ class EntityF1(evaluate.Metric):
     def _info(self) -> evaluate.MetricInfo:
         tags = datasets.Sequence(datasets.Value("string"))
         return evaluate.MetricInfo(
-            description="Precision, recall and F1 over entities (IOB2, strict), by seqeval.",
+            description="Precision, recall and F1 over entities, by seqeval.",
             citation="",
             inputs_description="predictions, references: lists of lists of IOB2 tags, one inner list a sentence.",
             features=datasets.Features({"predictions": tags, "references": tags}),
@@ -120,22 +112,6 @@ def _check_tags(name: str, sequences: TagSequences) -> None:
             if tag not in accepted:
                 check_iob2_tag(tag, f"{name}[{number}][{position}]")
                 accepted.add(tag)
-
-
-def _warn_of_stray_inside_tags(references: TagSequences) -> None:
-    stray = [
-        number
-        for number, tags in enumerate(references)
-        for previous, tag in zip(["O", *tags], tags, strict=False)
-        if tag.startswith("I") and (previous == "O" or previous[1:] != tag[1:])
-    ]
-    if stray:
-        logger.warning(
-            "%d reference spans begin with I- (the first in sentence %d) and are not counted as entities: "
-            "references should be IOB2, where each entity begins with B-.",
-            len(stray),
-            stray[0],
-        )
 
 
 def _row(row: dict[str, Any]) -> dict[str, float]:

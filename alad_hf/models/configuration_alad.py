@@ -59,7 +59,7 @@ class AlAdConfig(PreTrainedConfig):
     adapter_type: Literal["light", "mlp"] = "light"
     adapter_size: int | None = None
     freeze_student: bool = False
-    alignment_mse_weight: float | int = 1.0
+    alignment_mse_weight: float | int = 0.1
     alignment_cosine_weight: float | int = 0.0
     distillation_weight: float | int = 1.0
     distillation_temperature: float | int = 1.0

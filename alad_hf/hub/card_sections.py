@@ -1,0 +1,149 @@
+"""Sections of a model card that are read off the model and its training, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from transformers import PreTrainedConfig, TrainingArguments
+
+from ..evaluation.efficiency import stored_bytes
+from ..models.configuration_alad import AlAdConfig
+from ..models.modeling_alad import AlAdPreTrainedModel
+from .markdown_tables import MISSING, number, table
+from .public_names import hub_id, public_name, without_paths
+
+_RECORDED_ARGUMENTS = (
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "weight_decay",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "adam_beta1",
+    "adam_beta2",
+    "max_grad_norm",
+    "seed",
+)
+
+
+def overview(config: AlAdConfig, task_title: str, language: str | list[str] | None) -> str:
+    """What the model consists of, as a table; the labels only where the head has some."""
+    rows = [["task", task_title]]
+    if language:
+        rows.append(["language", language if isinstance(language, str) else ", ".join(language)])
+    if config.num_labels > 2 or not str(config.id2label[0]).startswith("LABEL_"):
+        rows.append(["labels", ", ".join(f"`{config.id2label[index]}`" for index in sorted(config.id2label))])
+    rows += [
+        ["student", _described(config.student_name_or_path, config.text_config)],
+        ["teacher", _described(config.teacher_name_or_path)],
+        ["adapter", f"{config.adapter_type}, window size {config.window_size}, inner width {config.adapter_size}"],
+        [
+            "student's weights",
+            "frozen (plug-and-play)" if config.freeze_student else "trained with the adapter (joint)",
+        ],
+    ]
+    return table(["", ""], rows).replace("| --: |", "| :-- |")
+
+
+def _described(name: str | None, config: PreTrainedConfig | None = None) -> str:
+    known = hub_id(name)
+    if known:
+        link = f"[{known}](https://huggingface.co/{known})"
+    else:
+        link = f"`{public_name(name)}`" if name else "not recorded"
+    if config is None:
+        return link
+    layers = getattr(config, "num_hidden_layers", None)
+    size = [f"{layers} layers"] if layers else []
+    return f"{link} ({', '.join([config.model_type, *size, f'{config.hidden_size} wide'])})"
+
+
+def method(config: AlAdConfig) -> dict[str, str | int]:
+    """The adapter, the student's part in training and the loss, in words; variables of the template."""
+    window = "each token alone" if config.window_size == 1 else f"a window of {config.window_size} tokens"
+    if config.adapter_type == "mlp":
+        adapter = (
+            f"The adapter is the published one: a perceptron with one hidden layer ({config.adapter_size} wide, GELU) "
+            f"over the student's states; it sees {window}."
+        )
+    else:
+        adapter = (
+            "The adapter is a linear map of the student's state of each token plus a low-rank correction "
+            f"({config.adapter_size} wide, GELU) that sees {window}."
+        )
+    terms = {
+        "squared error between adapted and teacher states (a mean over the width)": config.alignment_mse_weight,
+        "one minus the cosine of adapted and teacher states": config.alignment_cosine_weight,
+        f"divergence of the logits from the teacher's (temperature {config.distillation_temperature:g})": (
+            config.distillation_weight
+        ),
+    }
+    weights = [[term, f"{weight:g}"] for term, weight in terms.items() if weight]
+    loss = "No term of the loss came from the teacher."
+    if weights:
+        loss = (
+            "Terms of the loss beside the task's own, where the teacher's signal was given, over real tokens:\n\n"
+            + table(["term", "weight"], weights)
+        )
+    if config.freeze_student:
+        student_training = "The student's own weights were kept as they were."
+    else:
+        student_training = "The student's own weights were trained together with adapter and head."
+    return {
+        "adapter": adapter,
+        "aligned_width": config.hidden_size,
+        "student_training": student_training,
+        "loss": loss,
+    }
+
+
+def hyper_parameters(training: Mapping[str, object]) -> str:
+    """A table with a column a stage; "" if there are none.
+
+    Args:
+        training: Values by name, or by stage a mapping or `TrainingArguments`.
+    """
+    if not training:
+        return ""
+    stages = {
+        stage: {name: getattr(value, name) for name in _RECORDED_ARGUMENTS if hasattr(value, name)}
+        if isinstance(value, TrainingArguments)
+        else value
+        for stage, value in training.items()
+    }
+    by_stage = {title.replace("_", " "): stage for title, stage in stages.items() if isinstance(stage, Mapping)}
+    flat = {name: value for name, value in stages.items() if not isinstance(value, Mapping)}
+    columns = {**({"all stages" if by_stage else "value": flat} if flat else {}), **by_stage}
+    names = list(dict.fromkeys(name for stage in columns.values() for name in stage))
+    rows = [
+        [name.replace("_", " "), *(_setting(stage[name]) if name in stage else MISSING for stage in columns.values())]
+        for name in names
+    ]
+    return table(["hyper-parameter", *columns], rows)
+
+
+def _setting(value: object) -> str:
+    if value is None:
+        return "default"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    # An enumeration of transformers writes itself as its class and name.
+    return without_paths(str(getattr(value, "value", value)))
+
+
+def sizes(model: AlAdPreTrainedModel) -> dict[str, str]:
+    """Parameters by part, stored megabytes and the adapter's share; variables of the template."""
+    parts = model.num_parameters_by_part()
+    parts["all"] = sum(parts.values())
+    return {
+        "sizes": table(["part", "parameters"], [[part, f"{count:,}"] for part, count in parts.items()]),
+        "stored_megabytes": number(stored_bytes(model) / 1e6),
+        "overhead": f"{100 * parts['adapter'] / parts['student']:.1f}",
+    }
+
+
+__all__ = ["hyper_parameters", "method", "overview", "sizes"]

@@ -1,0 +1,57 @@
+"""Markdown tables out of mappings, for model cards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
+
+MISSING = "–"
+_HEADERS = {
+    "f1": "F1",
+    "macro_f1": "macro F1",
+    "stored_megabytes": "stored MB",
+    "sentences_per_second": "sentences/s",
+}
+
+
+def header(name: str) -> str:
+    """The words for a key such as `stored_megabytes`."""
+    return _HEADERS.get(name, name.replace("_", " "))
+
+
+def number(value: object) -> str:
+    """A measured value for readers: integers in full, others with four digits behind the point below 1, else two."""
+    if value is None:
+        return MISSING
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return str(value)
+    if isinstance(value, Integral):
+        return f"{int(value):,}"
+    return f"{float(value):.4f}" if abs(value) < 1 else f"{float(value):,.2f}"
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; the first column is aligned left, the others right."""
+    rule = [":--", *["--:"] * (len(columns) - 1)]
+    return "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in (columns, rule, *rows))
+
+
+def comparison_table(
+    rows: Mapping[str, Mapping[str, object]], write: Callable[[str, object], str] = lambda _, value: number(value)
+) -> str:
+    """A table with one row a key and one column for every key that any row has; empty columns are left out.
+
+    Args:
+        rows: Values by row and column.
+        write: Turns a column's name and a value into text.
+    """
+    columns = list(dict.fromkeys(name for row in rows.values() for name, value in row.items() if value is not None))
+    body = [[title, *(write(name, row.get(name)) for name in columns)] for title, row in rows.items()]
+    return table(["", *map(header, columns)], body)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+__all__ = ["MISSING", "comparison_table", "header", "number", "table"]

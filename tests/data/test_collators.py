@@ -1,0 +1,95 @@
+"""The collator: tokens, labels and teacher columns padded on the same side, unlabelled rows marked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_tokenizer
+
+from alad_hf.data.collators import DataCollatorForAlignment
+
+LENGTHS = (3, 5, 1)
+
+
+def rows(
+    convert: Callable[[np.ndarray], object] = np.ndarray.tolist, labelled: bool = True
+) -> list[dict[str, object]]:
+    """Rows of different lengths with every column of a cached dataset."""
+    random = np.random.default_rng(0)
+    result = []
+    for length in LENGTHS:
+        row = {
+            "input_ids": random.integers(5, 50, length),
+            "attention_mask": np.ones(length, dtype=np.int64),
+            "teacher_states": random.normal(size=(length, 4)).astype(np.float32),
+            "teacher_logits": random.normal(size=(length, 2)).astype(np.float32),
+        }
+        if labelled:
+            row["labels"] = random.integers(-1, 3, length)
+        result.append({name: convert(value) for name, value in row.items()})
+    return result
+
+
+def collator(padding_side: str = "right", **settings: int) -> DataCollatorForAlignment:
+    tokenizer = tiny_tokenizer()
+    tokenizer.padding_side = padding_side
+    return DataCollatorForAlignment(tokenizer, **settings)
+
+
+@pytest.mark.parametrize("convert", [np.ndarray.tolist, torch.from_numpy, lambda array: array], ids=["l", "t", "n"])
+@pytest.mark.parametrize("padding_side", ["right", "left"])
+def test_every_column_is_padded_like_the_tokens(padding_side: str, convert: Callable) -> None:
+    batch = collator(padding_side)(rows(convert))
+    fillers = {"input_ids": 0, "attention_mask": 0, "labels": -100, "teacher_states": 0.0, "teacher_logits": 0.0}
+    assert batch.keys() == fillers.keys()
+    for name, filler in fillers.items():
+        for index, row in enumerate(rows()):
+            values = torch.tensor(row[name])
+            empty = torch.full((5 - len(values), *values.shape[1:]), filler, dtype=values.dtype)
+            expected = [empty, values] if padding_side == "left" else [values, empty]
+            assert torch.equal(batch[name][index], torch.cat(expected)), name
+
+
+@pytest.mark.parametrize(("multiple", "tokens"), [(None, 5), (4, 8), (5, 5), (64, 64)])
+def test_pad_to_multiple_of(multiple: int | None, tokens: int) -> None:
+    batch = collator(pad_to_multiple_of=multiple)(rows())
+    assert {name: value.shape[:2] for name, value in batch.items()} == dict.fromkeys(batch, (3, tokens))
+    assert batch["attention_mask"].sum().item() == sum(LENGTHS)
+
+
+@pytest.mark.parametrize("padding_side", ["right", "left"])
+def test_unlabelled_rows_count_their_real_tokens(padding_side: str) -> None:
+    batch = collator(padding_side)(rows(labelled=False))
+    assert torch.equal(batch["labels"], torch.where(batch["attention_mask"] == 1, -1, -100))
+    assert (batch["labels"] != -100).sum(dim=1).tolist() == list(LENGTHS)
+
+
+def test_precision_of_the_cache_is_kept() -> None:
+    half = [{**row, "teacher_states": torch.tensor(row["teacher_states"]).half()} for row in rows()]
+    assert collator()(half)["teacher_states"].dtype == torch.float16
+
+
+def test_answer_positions_are_stacked_and_get_no_labels() -> None:
+    answers = [(1, 2), (0, 4), (0, 0)]
+    questions = [
+        {**row, "start_positions": start, "end_positions": end}
+        for row, (start, end) in zip(rows(labelled=False), answers, strict=True)
+    ]
+    batch = collator()(questions)
+    assert "labels" not in batch
+    assert list(zip(batch["start_positions"].tolist(), batch["end_positions"].tolist(), strict=True)) == answers
+    assert batch["teacher_logits"].shape == (3, 5, 2)
+
+
+def test_labels_of_whole_rows_are_stacked() -> None:
+    batch = collator()([{**row, "labels": index} for index, row in enumerate(rows(labelled=False))])
+    assert batch["labels"].tolist() == [0, 1, 2]
+
+
+def test_rows_are_not_changed() -> None:
+    given = rows()
+    collator()(given)
+    assert given == rows()
