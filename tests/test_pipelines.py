@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import tiny_config, tiny_teacher, tiny_tokenizer
 from transformers import AutoModel, pipeline
 
 from alad_hf import AlAdForTokenClassification
-from tiny import tiny_config, tiny_teacher, tiny_tokenizer
 
 STRATEGIES = ["none", "simple", "first", "average", "max"]
 TEXT = "Smith visited New York, and Jones works for Acme in Berlin."
@@ -98,4 +98,5 @@ def test_without_the_package(saved: Path, tmp_path: Path) -> None:
         env={**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": ""},
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == str([(entity["entity_group"], entity["start"], entity["end"]) for entity in expected])
+    spans = [(entity["entity_group"], entity["start"], entity["end"]) for entity in expected]
+    assert done.stdout.strip() == str(spans)

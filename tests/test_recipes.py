@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from tiny import TAGS, tiny_config, tiny_teacher, tiny_tokenizer
 from transformers import AutoModel, AutoModelForTokenClassification, AutoTokenizer
 
 from alad_hf import AlAdForTokenClassification
 from alad_hf.recipes import Budget, exchange_mentions, train_tagger
-from tiny import TAGS, tiny_config, tiny_teacher, tiny_tokenizer
 
 FEATURES = Features({"tokens": List(Value("string")), "tags": List(ClassLabel(names=TAGS))})
 SENTENCES = [

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from transformers import PreTrainedConfig, TrainingArguments
 
 from ..evaluation.efficiency import stored_bytes
-from ..models.configuration_alad import AlAdConfig
 from ..models.modeling_alad import AlAdPreTrainedModel
 from .markdown_tables import MISSING, number, table
 from .public_names import hub_id, public_name, without_paths
@@ -28,13 +27,13 @@ _RECORDED_ARGUMENTS = (
 )
 
 
-def overview(config: AlAdConfig, task_title: str, language: str | list[str] | None) -> str:
-    """What the model consists of, as a table; the labels only where the head has some."""
-    rows = [["task", task_title]]
+def overview(config: PreTrainedConfig, task: str, labels: Sequence[str], language: str | list[str] | None) -> str:
+    """What the model consists of, as a table."""
+    rows = [["task", task]]
     if language:
         rows.append(["language", language if isinstance(language, str) else ", ".join(language)])
-    if config.num_labels > 2 or not str(config.id2label[0]).startswith("LABEL_"):
-        rows.append(["labels", ", ".join(f"`{config.id2label[index]}`" for index in sorted(config.id2label))])
+    if labels:
+        rows.append(["labels", ", ".join(f"`{label}`" for label in labels)])
     rows += [
         ["student", _described(config.student_name_or_path, config.text_config)],
         ["teacher", _described(config.teacher_name_or_path)],
@@ -60,7 +59,7 @@ def _described(name: str | None, config: PreTrainedConfig | None = None) -> str:
     return f"{link} ({', '.join([config.model_type, *size, f'{config.hidden_size} wide'])})"
 
 
-def method(config: AlAdConfig) -> dict[str, str | int]:
+def method(config: PreTrainedConfig) -> dict[str, str]:
     """The adapter, the student's part in training and the loss, in words; variables of the template."""
     window = "each token alone" if config.window_size == 1 else f"a window of {config.window_size} tokens"
     if config.adapter_type == "mlp":
@@ -93,7 +92,7 @@ def method(config: AlAdConfig) -> dict[str, str | int]:
         student_training = "The student's own weights were trained together with adapter and head."
     return {
         "adapter": adapter,
-        "aligned_width": config.hidden_size,
+        "aligned_width": str(config.hidden_size),
         "student_training": student_training,
         "loss": loss,
     }

@@ -27,7 +27,8 @@ def number(value: object) -> str:
         return str(value)
     if isinstance(value, Integral):
         return f"{int(value):,}"
-    return f"{float(value):.4f}" if abs(value) < 1 else f"{float(value):,.2f}"
+    measured = float(value)
+    return f"{measured:.4f}" if abs(measured) < 1 else f"{measured:,.2f}"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from transformers import PreTrainedConfig
 
-from ..models.configuration_alad import AlAdConfig
 from ..models.modeling_alad import AlAdPreTrainedModel
 from .card_sections import hyper_parameters, method, overview, sizes
-from .markdown_tables import comparison_table, header, number, table
+from .markdown_tables import comparison_table, header, number
 from .public_names import hub_id, public_name, without_paths
 from .usage_snippets import usage_snippets
 
@@ -123,27 +123,30 @@ def write_model_card(
     scores, details = _split_metrics(metrics)
     snippet, remote_snippet, example = usage_snippets(task, name, example)
     rows = {without_paths(title): _columns(row) for title, row in (baseline or {}).items()}
-    card = ModelCard.from_template(
-        _card_data(model.config, text, name, dataset, scores, split, language, license, example),
-        template_str=files(__package__).joinpath(TEMPLATE_FILE).read_text(encoding="utf-8"),
-        name=name,
-        summary=text.summary,
-        overview=overview(model.config, text.title, language),
-        snippet=snippet,
-        remote_snippet=remote_snippet,
-        **method(model.config),
-        dataset=dataset,
-        hyper_parameters=hyper_parameters(training or {}),
-        split=split,
-        scores=table(["metric", "value"], [[header(key), number(value)] for key, value in scores.items()])
-        if scores
-        else "",
-        details=[(f"Scores {header(title)}", comparison_table(part)) for title, part in details.items()],
-        comparison=comparison_table(rows, _write_measured) if rows else "",
-        has_gap=any(row.get("gap_recovered") is not None for row in rows.values()),
+    config: Any = model.config
+    labels = [] if task == "question-answering" else [config.id2label[index] for index in sorted(config.id2label)]
+    sections: dict[str, Any] = {
+        "name": name,
+        "summary": text.summary,
+        "overview": overview(config, text.title, labels, language),
+        "snippet": snippet,
+        "remote_snippet": remote_snippet,
+        **method(config),
+        "dataset": dataset,
+        "hyper_parameters": hyper_parameters(training or {}),
+        "split": split,
+        "scores": comparison_table({header(key): {"value": value} for key, value in scores.items()}) if scores else "",
+        "details": [(f"Scores {header(title)}", comparison_table(part)) for title, part in details.items()],
+        "comparison": comparison_table(rows, _write_measured) if rows else "",
+        "has_gap": any(row.get("gap_recovered") is not None for row in rows.values()),
         **sizes(model),
-        speed=number(sentences_per_second) if sentences_per_second is not None else "",
-        limit=text.limit,
+        "speed": number(sentences_per_second) if sentences_per_second is not None else "",
+        "limit": text.limit,
+    }
+    card = ModelCard.from_template(
+        _card_data(config, text, name, dataset, scores, split, language, license, example),
+        template_str=files(__package__).joinpath(TEMPLATE_FILE).read_text(encoding="utf-8"),
+        **sections,
     )
     path = folder / "README.md"
     if path.exists() and path.read_text(encoding="utf-8") != str(card):
@@ -153,7 +156,7 @@ def write_model_card(
 
 
 def _card_data(
-    config: AlAdConfig,
+    config: PreTrainedConfig,
     text: _TaskText,
     name: str,
     dataset: str,
