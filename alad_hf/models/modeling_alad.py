@@ -348,6 +348,10 @@ class AlAdForQuestionAnswering(AlAdPreTrainedModel):
         config: The configuration.
     """
 
+    # The Trainer counts token labels, and the items of this loss are examples: a mean over the batch, which it divides
+    # by the number of accumulated batches itself.
+    accepts_loss_kwargs = False
+
     def __init__(self, config: AlAdConfig) -> None:
         super().__init__(config)
         self.model = AlAdModel(config)
