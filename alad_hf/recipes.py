@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 from collections.abc import Iterable
@@ -30,17 +31,20 @@ from .training.stages import align, last_complete_checkpoint, published_argument
 
 logger = logging.getLogger(__name__)
 
+MOST_EVALUATIONS = 5
+"""Evaluations, and checkpoints, of one fine-tuning."""
+
 
 @dataclass(frozen=True)
 class Budget:
-    """How long and how fast each stage learns; the defaults are those of `benchmarks/wnut17.py`.
+    """How long and how fast each stage learns; the defaults of AlAd are those of `benchmarks/wnut17.py`.
 
     Args:
         epochs: Passes over the labels.
         alignment_epochs: Passes over the unlabelled text.
         batch_size: Sentences of one optimiser step.
-        learning_rate: Peak of the linear schedule on the labels; by default 2e-4 for what is trained whole, 3e-4 for a
-            plain student and 5e-4 for adapter and head over a frozen student.
+        learning_rate: Peak of the linear schedule on the labels; by default 2e-4, and 5e-4 for adapter and head over a
+            frozen student.
         alignment_learning_rate: Peak on the unlabelled text; by default 5e-4, and 2e-3 over a frozen student.
         seed: Of everything random.
     """
@@ -72,8 +76,8 @@ def train_tagger(
     """Fine-tune an encoder on tagged words; with a teacher, as the student of an AlAd model.
 
     With a teacher: the adapter (and, unless frozen, the student) is first aligned on `texts`, by the teacher's
-    states and its head's logits, then fine-tuned on the labels beside the same signal. The epoch that is
-    best on `data["validation"]` is kept. The model and its tokenizer are saved in `output_dir`, checkpoints below it.
+    states and its head's logits, then fine-tuned on the labels beside the same signal. Of up to
+    five evaluations on `data["validation"]` the best is kept. The model and its tokenizer are saved in `output_dir`, checkpoints below it.
 
     Args:
         encoder: Folder, Hub id or model of the encoder: the student, or without a teacher simply the model to train.
@@ -146,6 +150,9 @@ def train_tagger(
         model.detach_teacher()
         rows["train"] = cache_teacher_states(rows["train"], teacher, tokenizer=tokenizer, teacher_tokenizer=tokenizer)
         learning_rate = 5e-4 if freeze_student else 2e-4
+    # Writing a checkpoint takes longer than an epoch over a small set: a few evenly spaced ones, the last at the end.
+    steps = budget.epochs * math.ceil(len(rows["train"]) / budget.batch_size)
+    interval = math.ceil(steps / min(budget.epochs, MOST_EVALUATIONS))
     trainer = train(
         model,
         rows["train"],
@@ -153,10 +160,12 @@ def train_tagger(
         args=_arguments(
             task_folder,
             budget,
-            num_train_epochs=budget.epochs,
+            max_steps=steps,
             learning_rate=budget.learning_rate or learning_rate,
-            eval_strategy="epoch",
-            save_strategy="epoch",
+            eval_strategy="steps",
+            eval_steps=interval,
+            save_strategy="steps",
+            save_steps=interval,
             load_best_model_at_end=True,
             metric_for_best_model="f1" if is_entities else "accuracy",
         ),

@@ -53,7 +53,7 @@ def cache_teacher_states(
         `dataset` with the new columns, in torch format, memory-mapped from disk.
 
     Raises:
-        ValueError: The tokenizers differ, `dataset` is not tokenized, or it has the columns already.
+        ValueError: The tokenizers differ, `dataset` has no rows or is not tokenized, or it has the columns already.
     """
     _check_columns(dataset)
     check_same_tokenization(tokenizer, teacher_tokenizer)
@@ -65,8 +65,6 @@ def cache_teacher_states(
     accepted = accepted_arguments(teacher)
     names = [name for name in tokenizer.model_input_names if name in dataset.column_names and name in accepted]
     inputs = dataset.select_columns(names).with_format("numpy")
-    probe = _signal_rows(teacher, {name: [inputs[0][name]] for name in names}, dtype)
-    features = Features({name: Array2D((None, rows[0].shape[1]), dtype) for name, rows in probe.items()})
     teacher_digest = _digest_teacher(teacher)
 
     def compute(batch: dict[str, list]) -> dict[str, list[np.ndarray]]:
@@ -84,10 +82,16 @@ def cache_teacher_states(
         digest = _digest_rows(shard, names, teacher_digest, dtype)
         paths.append((shard, digest, cache_dir / f"{digest}.arrow"))
     missing = [path for _, _, path in paths if not path.exists()]
+    features = Features()
     if missing:
+        probe = _signal_rows(teacher, {name: [inputs[0][name]] for name in names}, dtype)
+        features = Features({name: Array2D((None, rows[0].shape[1]), dtype) for name, rows in probe.items()})
         _announce(inputs, features, dtype, len(missing) / len(paths), cache_dir)
     shards = []
     for shard, digest, path in tqdm(paths, desc="Teacher states", disable=not missing):
+        if path.exists():
+            shards.append(Dataset.from_file(str(path)))
+            continue
         with _quiet_progress():
             shards.append(
                 shard.map(
@@ -97,12 +101,14 @@ def cache_teacher_states(
                     remove_columns=names,
                     features=features,
                     cache_file_name=str(path),
-                    load_from_cache_file=True,
+                    load_from_cache_file=False,
                     new_fingerprint=digest,
                 )
             )
     signals = concatenate_datasets(shards).with_format(None)
-    return concatenate_datasets([dataset.with_format(None), signals], axis=1).with_format("torch")
+    # Of a shuffled or filtered dataset, the small side is put in order here; datasets would copy the signals too.
+    rows = dataset.with_format(None).flatten_indices()
+    return concatenate_datasets([rows, signals], axis=1).with_format("torch")
 
 
 def _check_columns(dataset: Dataset) -> None:
@@ -111,6 +117,8 @@ def _check_columns(dataset: Dataset) -> None:
     present = {"teacher_states", "teacher_logits"} & set(dataset.column_names)
     if present:
         raise ValueError(f"The dataset already has {sorted(present)}; remove_columns({sorted(present)}) first.")
+    if not len(dataset):
+        raise ValueError("The dataset has no rows; there is nothing to compute the teacher's states of.")
 
 
 def _signal_rows(teacher: PreTrainedModel, inputs: dict[str, list], dtype: str) -> dict[str, list[np.ndarray]]:

@@ -42,7 +42,7 @@ def longest_input(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) 
     text_config = config.get_text_config()
     limits = [tokenizer.model_max_length] if tokenizer.model_max_length < 1_000_000 else []
     positions = getattr(text_config, "max_position_embeddings", None)
-    if positions:
+    if positions and positions > 0:  # XLNet says -1 for no limit
         offset = 0
         if text_config.model_type in _POSITIONS_BEHIND_PADDING:
             # MPNet starts behind 1 whatever its configuration calls padding.

@@ -107,10 +107,7 @@ def hyper_parameters(training: Mapping[str, object]) -> str:
     if not training:
         return ""
     stages = {
-        stage: {name: getattr(value, name) for name in _RECORDED_ARGUMENTS if hasattr(value, name)}
-        if isinstance(value, TrainingArguments)
-        else value
-        for stage, value in training.items()
+        stage: _recorded(value) if isinstance(value, TrainingArguments) else value for stage, value in training.items()
     }
     by_stage = {title.replace("_", " "): stage for title, stage in stages.items() if isinstance(stage, Mapping)}
     flat = {name: value for name, value in stages.items() if not isinstance(value, Mapping)}
@@ -121,6 +118,13 @@ def hyper_parameters(training: Mapping[str, object]) -> str:
         for name in names
     ]
     return table(["hyper-parameter", *columns], rows)
+
+
+def _recorded(arguments: TrainingArguments) -> dict[str, object]:
+    values = {name: getattr(arguments, name) for name in _RECORDED_ARGUMENTS}
+    # A positive number of steps overrides the epochs; otherwise it means nothing.
+    values.pop("num_train_epochs" if arguments.max_steps > 0 else "max_steps")
+    return values
 
 
 def _setting(value: object) -> str:

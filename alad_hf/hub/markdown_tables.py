@@ -20,7 +20,11 @@ def header(name: str) -> str:
 
 
 def number(value: object) -> str:
-    """A measured value for readers: integers in full, others with four digits behind the point below 1, else two."""
+    """A measured value for readers: integers in full; others with four digits behind the point up to 1, none from 100.
+
+    Args:
+        value: The value; a text stays as it is, and None shows as missing.
+    """
     if value is None:
         return MISSING
     if isinstance(value, bool) or not isinstance(value, Real):
@@ -28,7 +32,8 @@ def number(value: object) -> str:
     if isinstance(value, Integral):
         return f"{int(value):,}"
     measured = float(value)
-    return f"{measured:.4f}" if abs(measured) < 1 else f"{measured:,.2f}"
+    digits = 4 if abs(measured) <= 1 else 2 if abs(measured) < 100 else 0
+    return f"{measured:,.{digits}f}"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -46,7 +51,8 @@ def comparison_table(
         rows: Values by row and column.
         write: Turns a column's name and a value into text.
     """
-    columns = list(dict.fromkeys(name for row in rows.values() for name, value in row.items() if value is not None))
+    every = dict.fromkeys(name for row in rows.values() for name in row)
+    columns = [name for name in every if any(row.get(name) is not None for row in rows.values())]
     body = [[title, *(write(name, row.get(name)) for name in columns)] for title, row in rows.items()]
     return table(["", *map(header, columns)], body)
 

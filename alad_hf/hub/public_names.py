@@ -10,7 +10,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from .pinned_wheels import PINNED_WHEELS
 
-_HUB_CACHE_FOLDER = re.compile(r"(?:models|datasets)--([^/\\]+)--([^/\\]+)")
+_HUB_CACHE_FOLDER = re.compile(r"(?:^|[/\\])(?:models|datasets)--([^/\\]+)")
 _ABSOLUTE_PATH = re.compile(r"(?:/|~|\\\\|[A-Za-z]:[\\/])")
 # Not the slashes of `and/or`, `3/4` or a URL.
 _PATH_IN_TEXT = re.compile(r"(?<![\w/:.])(?:~?/|[A-Za-z]:[\\/])[^\s\"'`(),;]+")
@@ -35,7 +35,7 @@ def hub_id(name: str | None) -> str | None:
         return None
     cached = _HUB_CACHE_FOLDER.search(name)
     if cached:
-        return "/".join(cached.groups())
+        return cached.group(1).replace("--", "/")
     last_two = "/".join(_parts(name)[-2:])
     if last_two in PINNED_WHEELS:
         return last_two

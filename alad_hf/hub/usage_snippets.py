@@ -49,7 +49,8 @@ tokenizer = AutoTokenizer.from_pretrained({name}, trust_remote_code=True)
 model = AutoModelForQuestionAnswering.from_pretrained({name}, trust_remote_code=True)
 inputs = tokenizer({question}, {context}, return_tensors="pt")
 outputs = model(**inputs)
-start, end = int(outputs.start_logits.argmax()), int(outputs.end_logits.argmax())
+start = int(outputs.start_logits[0].argmax())
+end = start + int(outputs.end_logits[0, start:].argmax())
 print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))"""
 
 

@@ -376,8 +376,8 @@ class AlAdForQuestionAnswering(AlAdPreTrainedModel):
         """Score every token as the start and the end of the answer.
 
         The items of this loss are examples: the task loss is a mean over them, and the tokens of one example share one
-        unit of weight in the alignment terms. Unlabelled text is the exception: `DataCollatorForAlignment` gives it
-        token labels in place of answers, the Trainer counts those, and an example weighs as much as it has of them.
+        unit of weight in the alignment terms. Padding is no candidate for an answer: the loss of an example does not
+        depend on the others in its batch.
 
         Args:
             input_ids: (batch, tokens).
@@ -385,13 +385,12 @@ class AlAdForQuestionAnswering(AlAdPreTrainedModel):
             token_type_ids: (batch, tokens); left out for students without token types.
             position_ids: (batch, tokens).
             inputs_embeds: (batch, tokens, student width) in place of `input_ids`.
-            start_positions: (batch,) index of the answer's first token; negative or beyond the tokens is ignored.
+            start_positions: (batch,) index of the answer's first token; negative or not a real token is ignored.
             end_positions: (batch,) index of its last token.
             teacher_states: (batch, tokens, d_L) of the teacher; an attached teacher computes them otherwise.
             teacher_logits: (batch, tokens, 2), start and end logits of the teacher.
             num_items_in_batch: Divisor of the loss; defaults to the number of examples.
-            **kwargs: `labels` (batch, tokens) of unlabelled text; the others are passed on to the student, such as
-                `output_hidden_states` or `output_attentions`.
+            **kwargs: Passed on to the student, such as `output_hidden_states` or `output_attentions`.
 
         Returns:
             `start_logits` and `end_logits` of shape (batch, tokens), and the loss with its parts.
@@ -403,7 +402,6 @@ class AlAdForQuestionAnswering(AlAdPreTrainedModel):
             "position_ids": position_ids,
             "inputs_embeds": inputs_embeds,
         }
-        token_labels = kwargs.pop("labels", None)
         outputs = self.model(**inputs, **kwargs, return_dict=True)
         logits = self.qa_outputs(outputs.last_hidden_state)
         batch, tokens = logits.shape[:2]
@@ -412,31 +410,27 @@ class AlAdForQuestionAnswering(AlAdPreTrainedModel):
         signal = self._signal(teacher_states, teacher_logits, wanted, **inputs)
         real = logits.new_ones(batch, tokens) if attention_mask is None else attention_mask
         real = real.float()
+        padding = (real == 0).unsqueeze(-1)
+        lowest = torch.finfo(torch.float32).min
+        candidates = logits.float().masked_fill(padding, lowest)
         sums = {}
         if start_positions is not None and end_positions is not None:
             positions = torch.stack([start_positions.flatten(), end_positions.flatten()], dim=-1)
             inside = (positions >= 0) & (positions < tokens)
-            sums["task"] = (
-                functional.cross_entropy(
-                    logits.float(), positions.masked_fill(~inside, IGNORED), ignore_index=IGNORED, reduction="sum"
-                )
-                / 2
-            )
-        example_items = real.new_ones(batch) if token_labels is None else (token_labels != IGNORED).sum(dim=1).float()
-        token_weights = real / real.sum(dim=1, keepdim=True).clamp(min=1) * example_items.unsqueeze(1)
+            inside &= real.gather(1, positions.clamp(0, tokens - 1)) > 0
+            targets = positions.masked_fill(~inside, IGNORED)
+            sums["task"] = functional.cross_entropy(candidates, targets, ignore_index=IGNORED, reduction="sum") / 2
+        token_weights = real / real.sum(dim=1, keepdim=True).clamp(min=1)
         sums |= self._alignment_terms(outputs.last_hidden_state, signal.states, token_weights)
         if signal.logits is not None and self.config.distillation_weight:
             self._check_teacher_logits(signal.logits, logits)
-            padding = (real == 0).unsqueeze(-1)
-            lowest = torch.finfo(torch.float32).min
             sums["distillation"] = distillation_divergence(
-                logits.float().masked_fill(padding, lowest).transpose(1, 2),
+                candidates.transpose(1, 2),
                 signal.logits.float().masked_fill(padding, lowest).transpose(1, 2),
-                0.5 * example_items.unsqueeze(1).expand(batch, 2),
+                logits.new_full((batch, 2), 0.5, dtype=torch.float32),
                 self.config.distillation_temperature,
             )
-        items = example_items.sum() if num_items_in_batch is None else num_items_in_batch
-        loss, loss_terms = self._total_loss(sums, items)
+        loss, loss_terms = self._total_loss(sums, batch if num_items_in_batch is None else num_items_in_batch)
         return AlAdQuestionAnsweringOutput(
             loss=loss,
             start_logits=logits[..., 0].contiguous(),

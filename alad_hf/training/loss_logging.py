@@ -40,6 +40,7 @@ class LossTermsCallback(TrainerCallback):
                 f"label_smoothing_factor={args.label_smoothing_factor} makes the Trainer compute its own loss, "
                 "without the alignment terms. Set it to 0."
             )
+        self._stop()  # an earlier training with this callback may have ended in an exception
         self._sums, self._step_sums = defaultdict(float), defaultdict(float)
         self._micro_batches = 0
         self._last_step = state.global_step
@@ -92,6 +93,9 @@ class LossTermsCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Stop listening."""
+        self._stop()
+
+    def _stop(self) -> None:
         if self._hook is not None:
             self._hook.remove()
             self._hook = None

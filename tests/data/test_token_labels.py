@@ -119,20 +119,19 @@ def test_cut_sentences_are_counted_in_one_warning(caplog: pytest.LogCaptureFixtu
     ]
 
 
-def test_words_without_a_token_are_reported(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("family", ["wordpiece", "unigram"])
+def test_words_without_a_token_are_reported(family: str, caplog: pytest.LogCaptureFixture) -> None:
     invisible = "\u200b"
     rows = [(f"smith {invisible} jones {invisible}", "B-PER O B-PER B-LOC")]
-    encoded = encode_tagged_words(tagged(rows), tiny_tokenizer(), max_length=64)
-    assert encoded["labels"] == [[-100, TAGS.index("B-PER"), TAGS.index("B-PER"), -100]]
+    encoded = encode_tagged_words(tagged(rows), TOKENIZERS[family](), max_length=64)
+    assert [label for label in encoded["labels"][0] if label != -100] == [TAGS.index("B-PER")] * 2
     assert [record.message for record in caplog.records] == [
         "2 words have no token in this vocabulary, such as ['\\\\u200b']: they are neither trained on nor tagged."
     ]
 
 
-@pytest.mark.parametrize("family", ["byte-level-bpe", "unigram"])
-def test_these_families_have_a_token_for_every_word(family: str, caplog: pytest.LogCaptureFixture) -> None:
-    rows = [("smith \u200b jones", "B-PER O B-PER")]
-    encoded = encode_tagged_words(tagged(rows), TOKENIZERS[family](), max_length=64)
+def test_byte_level_tokenizers_have_a_token_for_every_word(caplog: pytest.LogCaptureFixture) -> None:
+    encoded = encode_tagged_words(tagged([("smith \u200b jones", "B-PER O B-PER")]), byte_level_bpe(), max_length=64)
     assert [label for label in encoded["labels"][0] if label != -100] == [1, 0, 1]
     assert caplog.records == []
 
@@ -220,20 +219,21 @@ class TestLongestInput:
 
     @pytest.mark.parametrize(
         ("model_max_length", "positions", "expected"),
-        [(12, 20, 12), (512, 20, 20), (int(1e30), 20, 20), (10**9, 20, 20), (12, None, 12)],
+        [(12, 20, 12), (512, 20, 20), (int(1e30), 20, 20), (10**9, 20, 20), (12, 12, 12)],
     )
     def test_the_smaller_limit_counts_and_an_absurd_one_does_not(
-        self, model_max_length: int, positions: int | None, expected: int
+        self, model_max_length: int, positions: int, expected: int
     ) -> None:
         tokenizer = tiny_tokenizer()
         tokenizer.model_max_length = model_max_length
-        config = AutoConfig.for_model("bert", **{**SIZES, "max_position_embeddings": 20})
-        config.max_position_embeddings = positions
+        config = AutoConfig.for_model("bert", **{**SIZES, "max_position_embeddings": positions})
         assert longest_input(config, tokenizer) == expected
         assert longest_input(AlAdConfig(text_config=config), tokenizer) == expected
 
-    def test_no_limit_at_all_is_an_error(self) -> None:
-        tokenizer, config = tiny_tokenizer(), AutoConfig.for_model("bert", **SIZES)
-        tokenizer.model_max_length, config.max_position_embeddings = int(1e30), None
-        with pytest.raises(ValueError, match=r"Neither the bert configuration nor the tokenizer.*Pass max_length"):
+    @pytest.mark.parametrize("model_type", ["t5", "xlnet"])  # the one has no such field, the other says -1
+    def test_models_with_relative_positions_have_the_tokenizer_s_limit_or_none(self, model_type: str) -> None:
+        tokenizer, config = tiny_tokenizer(), AutoConfig.for_model(model_type)
+        assert longest_input(config, tokenizer) == 64
+        tokenizer.model_max_length = int(1e30)
+        with pytest.raises(ValueError, match=rf"Neither the {model_type} configuration nor the tokenizer.*max_length"):
             longest_input(config, tokenizer)

@@ -1,0 +1,100 @@
+"""The command line, as a person types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModel
+
+from alad_hf import AlAdForTokenClassification
+from tiny import TAGS, tiny_config, tiny_teacher, tiny_tokenizer
+
+CORPUS = "Smith\tB-PER\nvisited\tO\nNew\tB-LOC\nYork\tI-LOC\n\nJones\tB-PER\nworks\tO\nin\tO\nBerlin\tB-LOC\n\n"
+
+
+def alad_hf(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "alad_hf.cli", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "200", **environment},
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A student, a teacher, an AlAd model and a corpus."""
+    folder = tmp_path_factory.mktemp("cli")
+    torch.manual_seed(0)
+    encoder = AutoModel.from_config(tiny_config())
+    teacher = tiny_teacher()
+    model = AlAdForTokenClassification.from_student_pretrained(
+        encoder, teacher=teacher, tokenizer=tiny_tokenizer(), teacher_tokenizer=tiny_tokenizer()
+    )
+    for name, saved in (("student", encoder), ("teacher", teacher), ("tagger", model)):
+        saved.save_pretrained(folder / name)
+        tiny_tokenizer().save_pretrained(folder / name)
+    (folder / "corpus").mkdir()
+    for name, copies in (("train", 8), ("dev", 1), ("test", 1)):
+        (folder / "corpus" / f"{name}.conll").write_text(CORPUS * copies)
+    return folder
+
+
+def test_train_then_evaluate_then_predict(folder: Path, tmp_path: Path) -> None:
+    done = alad_hf(
+        *("train", str(folder / "student"), "--teacher", str(folder / "teacher"), "--data", str(folder / "corpus")),
+        *("--output", str(tmp_path / "out"), "--epochs", "2", "--batch-size", "8", "--window-size", "3"),
+        HF_DATASETS_CACHE=str(tmp_path / "cache"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "f1" in done.stdout
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["window_size"] == 3
+    assert "alignment-adapter" in (tmp_path / "out" / "README.md").read_text()
+
+    scores = alad_hf("evaluate", str(tmp_path / "out"), "--data", str(folder / "corpus"), "--json")
+    assert scores.returncode == 0, scores.stderr
+    assert 0 <= json.loads(scores.stdout)["f1"] <= 1
+
+    text = "Smith visited New York.\r\n\nJones works in Berlin 🙂\n"
+    done = alad_hf("predict", str(tmp_path / "out"), stdin=text)
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["text"] for row in rows] == ["Smith visited New York.", "", "Jones works in Berlin 🙂"]
+    for row in rows:
+        for entity in row["entities"]:
+            assert row["text"][entity["start"] : entity["end"]] == entity["text"]
+            assert entity["label"] in {tag[2:] for tag in TAGS if tag != "O"}
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "{tagger}", "--data", "{corpus}", "--split", "dev"], "no split 'dev'; it has"),
+        (["evaluate", "{nowhere}", "--data", "{corpus}"], "nowhere"),
+        (["evaluate", "{tagger}", "--data", "{corpus}/absent.conll"], "absent.conll"),
+        (["predict", "{tagger}", "{corpus}/absent.txt"], "is not a file"),
+        (["train", "{student}", "--data", "{corpus}", "--output", "{out}", "--keep-layers", "0,7"], "layers from 0 to 1"),
+        (
+            ["train", "{student}", "--teacher", "{teacher}", "--data", "{corpus}", "--output", "{out}", "--window-size", "4"],
+            "window_size must be an odd number",
+        ),
+    ],
+)
+def test_mistakes_get_an_answer_and_no_traceback(
+    folder: Path, tmp_path: Path, arguments: list[str], message: str
+) -> None:
+    places = {name: folder / name for name in ("student", "teacher", "tagger", "corpus", "nowhere")}
+    done = alad_hf(*(argument.format(**places, out=tmp_path / "out") for argument in arguments))
+    assert done.returncode == 1
+    assert message in done.stderr.replace("\n", " ")
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
