@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Optional, cast
 
 import typer
 from rich.console import Console
@@ -133,6 +133,7 @@ def train(
     from .data.loading import load_token_classification
     from .hub.model_card import write_model_card
     from .hub.pretrained_weights import resolve_pretrained
+    from .models.modeling_alad import AlAdPreTrainedModel
     from .recipes import Budget, train_tagger
     from .tagging import evaluate_tagger
 
@@ -161,8 +162,14 @@ def train(
     tokenizer = AutoTokenizer.from_pretrained(output)
     scores = evaluate_tagger(model, tokenizer, splits["test"])
     if teacher:
-        task = "ner" if "f1" in scores else "pos"
-        write_model_card(model, output, task=task, dataset_name=data, metrics=scores, training=asdict(budget))
+        write_model_card(
+            cast(AlAdPreTrainedModel, model),
+            output,
+            task="ner" if "f1" in scores else "pos",
+            dataset_name=data,
+            metrics=scores,
+            training=asdict(budget),
+        )
     _print_scores(scores)
     console.print(f"Saved in {output}.")
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from datasets import DatasetDict
 from transformers import AutoTokenizer, PreTrainedModel
@@ -19,6 +19,7 @@ from .data.loading import load_token_classification
 from .evaluation.efficiency import count_parameters, efficiency_report
 from .hub.model_card import write_model_card
 from .hub.pretrained_weights import resolve_pretrained
+from .models.modeling_alad import AlAdPreTrainedModel
 from .recipes import Budget, exchange_mentions, train_tagger
 from .tagging import evaluate_tagger
 
@@ -119,7 +120,7 @@ def quickstart(
     model, joint_row = train_and_measure("AlAd joint", "alad", teacher=teacher, **aligned)
     rows = [teacher_row, plain_row, *(_with_gap(row, plain_row, teacher_row) for row in (frozen_row, joint_row))]
     write_model_card(
-        model,
+        cast(AlAdPreTrainedModel, model),
         output_dir / "alad",
         task="ner",
         dataset_name=dataset_name,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, List
 from transformers import (
     AutoModelForTokenClassification,
     AutoTokenizer,
@@ -75,9 +75,9 @@ def train_tagger(
 ) -> PreTrainedModel:
     """Fine-tune an encoder on tagged words; with a teacher, as the student of an AlAd model.
 
-    With a teacher: the adapter (and, unless frozen, the student) is first aligned on `texts`, by the teacher's
-    states and its head's logits, then fine-tuned on the labels beside the same signal. Of up to
-    five evaluations on `data["validation"]` the best is kept. The model and its tokenizer are saved in `output_dir`, checkpoints below it.
+    With a teacher: the adapter (and, unless frozen, the student) is first aligned on `texts`, by the teacher's states
+    and its head's logits, then fine-tuned on the labels beside the same signal. Of up to five evaluations on
+    `data["validation"]` the best is kept. Model and tokenizer are saved in `output_dir`, checkpoints below it.
 
     Args:
         encoder: Folder, Hub id or model of the encoder: the student, or without a teacher simply the model to train.
@@ -103,6 +103,10 @@ def train_tagger(
     tokenizer = tokenizer or AutoTokenizer.from_pretrained(
         encoder if isinstance(encoder, str) else encoder.name_or_path
     )
+    if isinstance(teacher, str):
+        teacher = load_teacher(teacher)
+    if teacher is not None:
+        data = with_tags_of(teacher, data)
     tags = data["train"].features["tags"].feature.names
     labels = {"id2label": dict(enumerate(tags)), "label2id": {tag: index for index, tag in enumerate(tags)}}
     is_entities = any(tag.startswith("B-") for tag in tags)
@@ -121,7 +125,6 @@ def train_tagger(
         model = _with_stock_head(encoder, labels)
         learning_rate = 2e-4
     else:
-        teacher = load_teacher(teacher) if isinstance(teacher, str) else teacher
         model = AlAdForTokenClassification.from_student_pretrained(
             encoder,
             teacher=teacher,
@@ -198,6 +201,37 @@ def _with_stock_head(encoder: PreTrainedModel, labels: dict[str, dict]) -> PreTr
     model.base_model.load_state_dict(encoder.base_model.state_dict(), strict=False)
     model.config.name_or_path = encoder.name_or_path
     return model
+
+
+def with_tags_of(teacher: PreTrainedModel, data: DatasetDict) -> DatasetDict:
+    """Give tagged data the tag ids of a teacher, by the tags' names.
+
+    Args:
+        teacher: A token classifier.
+        data: Splits with the column `tags`.
+
+    Raises:
+        ValueError: The data has tags that the teacher does not know.
+    """
+    id2label: Any = teacher.config.id2label
+    names = [id2label[index] for index in sorted(teacher.config.id2label)]
+    own = data["train"].features["tags"].feature.names
+    missing = sorted(set(own) - set(names))
+    if missing:
+        raise ValueError(
+            f"The teacher does not know the tags {missing} of the data; it has {names}. Fine-tune the teacher on this "
+            "data first, or give it tags of the same names (teacher.config.id2label)."
+        )
+    if own == names:
+        return data
+    ids = [names.index(name) for name in own]
+
+    def convert(row: dict[str, list[int]]) -> dict[str, list[int]]:
+        return {"tags": [ids[tag] for tag in row["tags"]]}
+
+    features = data["train"].features.copy()
+    features["tags"] = List(ClassLabel(names=names))
+    return DatasetDict({split: rows.map(convert, features=features) for split, rows in data.items()})
 
 
 def exchange_mentions(data: Dataset, *, copies: int, seed: int = 0) -> Dataset:

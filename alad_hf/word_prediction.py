@@ -100,8 +100,9 @@ def predict_words(
                     for index, words in enumerate(buffer):
                         tags = found[index]
                         if len(tags) < len(words):
+                            if not missing:
+                                example = next(word for position, word in enumerate(words) if position not in tags)
                             missing += len(words) - len(tags)
-                            example = next(word for position, word in enumerate(words) if position not in tags)
                         yield [tags.get(position, fallback) for position in range(len(words))]
         finally:
             if missing:

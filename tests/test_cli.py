@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import TAGS, tiny_config, tiny_teacher, tiny_tokenizer
 from transformers import AutoModel
 
 from alad_hf import AlAdForTokenClassification
-from tiny import TAGS, tiny_config, tiny_teacher, tiny_tokenizer
 
 CORPUS = "Smith\tB-PER\nvisited\tO\nNew\tB-LOC\nYork\tI-LOC\n\nJones\tB-PER\nworks\tO\nin\tO\nBerlin\tB-LOC\n\n"
+TASK = ["--data", "{corpus}", "--output", "{out}"]
 
 
 def alad_hf(*arguments: str, stdin: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
@@ -82,11 +83,9 @@ def test_train_then_evaluate_then_predict(folder: Path, tmp_path: Path) -> None:
         (["evaluate", "{nowhere}", "--data", "{corpus}"], "nowhere"),
         (["evaluate", "{tagger}", "--data", "{corpus}/absent.conll"], "absent.conll"),
         (["predict", "{tagger}", "{corpus}/absent.txt"], "is not a file"),
-        (["train", "{student}", "--data", "{corpus}", "--output", "{out}", "--keep-layers", "0,7"], "layers from 0 to 1"),
-        (
-            ["train", "{student}", "--teacher", "{teacher}", "--data", "{corpus}", "--output", "{out}", "--window-size", "4"],
-            "window_size must be an odd number",
-        ),
+        (["train", "{student}", "--keep-layers", "0,7", *TASK], "layers from 0 to 1"),
+        (["train", "{student}", "--teacher", "{teacher}", "--window-size", "4", *TASK], "window_size must be an odd"),
+        (["train", "{student}", "--teacher", "{student}", *TASK], "does not know the tags ['B-LOC', 'B-PER'"),
     ],
 )
 def test_mistakes_get_an_answer_and_no_traceback(

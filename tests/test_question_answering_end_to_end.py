@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
+from tiny import tiny_config, tiny_tokenizer
 from transformers import AutoModel, AutoModelForQuestionAnswering, set_seed
 
 from alad_hf import AlAdForQuestionAnswering
@@ -14,7 +15,6 @@ from alad_hf.alignment import cache_teacher_states
 from alad_hf.data.question_answering import question_answering_features
 from alad_hf.question_answering import QuestionAnswerer
 from alad_hf.training import published_arguments, train
-from tiny import tiny_config, tiny_tokenizer
 
 PLACES = ["london", "berlin", "new york"]
 

@@ -228,7 +228,7 @@ def test_bad_sizes_are_refused_at_once(options, message):
 
 def test_a_model_of_unknown_length_needs_max_length():
     model, tokenizer = Lookup(["B-X", "O"]), tiny_tokenizer()
-    model.config.max_position_embeddings = None
+    model.config.max_position_embeddings = -1
     tokenizer.model_max_length = 10**30
     with pytest.raises(ValueError, match="Pass max_length"):
         tag_words(model, tokenizer, [["a"]])
@@ -267,7 +267,9 @@ def test_entities_equal_those_of_the_pipeline(seed):
         assert [(item["label"], item["start"], item["end"]) for item in found] == [
             (entity["entity_group"], entity["start"], entity["end"]) for entity in entities
         ]
-        assert [item["score"] for item in found] == pytest.approx([float(entity["score"]) for entity in entities])
+        assert [item["score"] for item in found] == pytest.approx(
+            [float(entity["score"]) for entity in entities], rel=1e-4
+        )
 
 
 def test_entities_are_read_as_seqeval_reads_them():
@@ -330,11 +332,9 @@ def test_offsets_fit_any_text():
 
 def test_offsets_of_a_long_text():
     model = Lookup(["B-X", "I-X", "O"])
-    text = "c " * 200 + "a b, " + "c" + " c" * 300 + "\na"
-    assert [(item["start"], item["end"]) for item in next(tag_text(model, tiny_tokenizer(), [text]))] == [
-        (400, 403),
-        (len(text) - 1, len(text)),
-    ] or text[404] == ","
+    text = "c " * 200 + "a b" + " c" * 300 + "\na"
+    items = next(tag_text(model, tiny_tokenizer(), [text]))
+    assert [(item["start"], item["end"]) for item in items] == [(400, 403), (len(text) - 1, len(text))]
 
 
 def test_evaluation_scores_every_word_of_the_data():

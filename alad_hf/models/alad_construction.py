@@ -114,6 +114,7 @@ class StudentTeacherMixin:
                 f"The teacher's states are {width} wide, the aligned states {self.config.hidden_size}. "
                 f"Build the model for this teacher: {type(self).__name__}.from_student_pretrained(..., teacher=...)."
             )
+        self._check_teacher_labels(teacher)
         tokenizer = tokenizer or load_tokenizer(self.config.student_name_or_path, "tokenizer")
         teacher_tokenizer = teacher_tokenizer or load_tokenizer(teacher.name_or_path, "teacher_tokenizer")
         check_same_tokenization(tokenizer, teacher_tokenizer)
@@ -135,6 +136,16 @@ class StudentTeacherMixin:
         if self.teacher.device != device:
             self.teacher.to(device)
         return teacher_signal(self.teacher, **inputs)
+
+    def _check_teacher_labels(self, teacher: PreTrainedModel) -> None:
+        """Distillation compares logits by position, so the labels must be in the same order too."""
+        has_tags = getattr(self, "classifier", None) is not None and getattr(teacher, "classifier", None) is not None
+        if has_tags and self.config.distillation_weight and teacher.config.id2label != self.config.id2label:
+            raise ValueError(
+                f"The teacher's labels are {list(teacher.config.id2label.values())}, the model's "
+                f"{list(self.config.id2label.values())}. Distillation needs the same ones in the same order: build "
+                "the model with id2label=teacher.config.id2label, or turn it off with distillation_weight=0."
+            )
 
     def _check_teacher_logits(self, teacher_logits: torch.Tensor, logits: torch.Tensor) -> None:
         if teacher_logits.shape != logits.shape:

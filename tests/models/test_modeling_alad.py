@@ -244,7 +244,7 @@ class TestAlignmentLoss:
         batch = random_batch()
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
         states, logits = self.columns()["teacher_states"], torch.randn(3, 9, 2)
-        starts, ends = torch.tensor([1, -1, 3]), torch.tensor([2, 50, 3])
+        starts, ends = torch.tensor([1, -1, 3]), torch.tensor([2, 50, 8])
         outputs = model(
             **inputs,
             start_positions=starts,
@@ -256,8 +256,8 @@ class TestAlignmentLoss:
         task = mse = distillation = 0.0
         for row, length in enumerate(inputs["attention_mask"].sum(1).tolist()):
             for scores, position, column in ((outputs.start_logits, starts, 0), (outputs.end_logits, ends, 1)):
-                if 0 <= position[row] < 9:
-                    task -= scores[row].log_softmax(-1)[position[row]].item() / 2
+                if 0 <= position[row] < length:
+                    task -= scores[row, :length].log_softmax(-1)[position[row]].item() / 2
                 teacher = logits[row, :length, column].log_softmax(-1)
                 student = scores[row, :length].log_softmax(-1)
                 distillation += functional.kl_div(student, teacher, log_target=True, reduction="sum").item() / 2
@@ -362,7 +362,10 @@ class TestTeacher:
         assert model.config.id2label == dict(enumerate(TAGS))
         assert model.config.hidden_size == 32
         assert torch.equal(model.classifier.weight, teacher.classifier.weight)
-        other = self.attached(id2label={0: "O", 1: "B-X", 2: "I-X", 3: "B-Y", 4: "I-Y"})
+        labels = {0: "O", 1: "B-X", 2: "I-X", 3: "B-Y", 4: "I-Y"}
+        with pytest.raises(ValueError, match=r"'B-PER'.*the model's \['O', 'B-X'.*distillation_weight=0"):
+            self.attached(id2label=labels)
+        other = self.attached(id2label=labels, distillation_weight=0)
         assert not torch.equal(other.classifier.weight, teacher.classifier.weight)
         assert other.config.label2id["I-Y"] == 4
         own = self.attached(copy_teacher_head=False)

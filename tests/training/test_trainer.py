@@ -39,10 +39,8 @@ class TestGradientAccumulation:
             trainer.train()
             trainers.append(trainer)
         expected = weights_of(trainers[0].model)
-        assert not torch.equal(
-            expected["model.adapter.up.weight" if "head" not in task else "adapter.up.weight"],
-            weights_of(make_model(task))["model.adapter.up.weight" if "head" not in task else "adapter.up.weight"],
-        )
+        start = weights_of(make_model(task))
+        assert all(not torch.equal(weight, start[name]) for name, weight in expected.items() if "adapter" in name)
         for trainer in trainers[1:]:
             assert_same(weights_of(trainer.model), expected)
             for line, other in zip(step_logs(trainer), step_logs(trainers[0]), strict=True):
@@ -66,8 +64,7 @@ class TestGradientAccumulation:
 
 
 class TestLoggedTerms:
-    @pytest.mark.parametrize("accumulation", [1, 3])
-    @pytest.mark.parametrize("logging_steps", [1, 2])
+    @pytest.mark.parametrize(("logging_steps", "accumulation"), [(1, 3), (2, 1)])
     @pytest.mark.parametrize("task", TASKS)
     def test_their_weighted_sum_is_the_loss(
         self, task: str, logging_steps: int, accumulation: int, tmp_path: Path

@@ -1,0 +1,177 @@
+"""Students made by leaving layers out, for every architecture of the tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import STUDENT_CONFIGS, TAGS, random_batch, tiny_config, tiny_teacher
+from transformers import (
+    AlbertConfig,
+    AutoModel,
+    AutoModelForTokenClassification,
+    BertModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+from alad_hf import AlAdForTokenClassification
+from alad_hf.compression.truncation import find_layers, truncate_layers
+
+DEPTH = 4
+TRUNCATED = [name for name in STUDENT_CONFIGS if name != "albert"]  # ALBERT runs one layer many times
+
+
+def deep_config(name: str, **changes: object) -> PreTrainedConfig:
+    changes = {"n_layers" if name == "distilbert" else "num_hidden_layers": DEPTH, **changes}
+    if name == "modernbert":
+        changes = {"layer_types": None, "global_attn_every_n_layers": 3, **changes}
+    return tiny_config(name, **changes)
+
+
+def deep_model(name: str) -> PreTrainedModel:
+    """An encoder with every parameter random, so that no layer is like another."""
+    torch.manual_seed(0)
+    model = AutoModel.from_config(deep_config(name)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def inputs() -> dict[str, torch.Tensor]:
+    batch = random_batch()
+    return {name: batch[name] for name in ("input_ids", "attention_mask")}
+
+
+def states(model: PreTrainedModel) -> torch.Tensor:
+    with torch.no_grad():
+        return model(**inputs()).last_hidden_state
+
+
+@pytest.mark.parametrize("name", TRUNCATED)
+class TestEveryArchitecture:
+    @pytest.mark.parametrize("kept", [1, 3])
+    def test_the_bottom_layers_give_the_hidden_state_above_them(self, name: str, kept: int) -> None:
+        model = deep_model(name)
+        with torch.no_grad():
+            hidden = model(**inputs(), output_hidden_states=True).hidden_states
+            expected = hidden[kept]
+            if name == "modernbert":  # whose layers leave the sum without the norm that ends the model
+                expected = model.final_norm(expected)
+        assert len(hidden) == DEPTH + 1
+        real = inputs()["attention_mask"].bool()
+        student = truncate_layers(model, range(kept))
+        torch.testing.assert_close(states(student)[real], expected[real], atol=1e-6, rtol=0)
+        assert not torch.allclose(states(student)[real], states(model)[real], atol=1e-2)
+
+    def test_all_layers_are_the_model_and_it_is_not_changed(self, name: str) -> None:
+        model = deep_model(name)
+        before, config = {key: value.clone() for key, value in model.state_dict().items()}, model.config.to_dict()
+        expected = states(model)
+        assert torch.equal(states(truncate_layers(model, range(DEPTH))), expected)
+        student = truncate_layers(model, [0, 2])
+        with torch.no_grad():
+            for parameter in student.parameters():
+                parameter.zero_()
+        assert model.config.to_dict() == config
+        assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+        assert torch.equal(states(model), expected)
+
+    @pytest.mark.parametrize("layer_map", [[0], [0, 3], [0, 2, 3], [0, 3, 1]])
+    def test_saves_and_loads(self, name: str, layer_map: list[int], tmp_path: Path) -> None:
+        model = deep_model(name)
+        student = truncate_layers(model, layer_map)
+        assert type(student) is type(model)
+        assert student.config.num_hidden_layers == len(layer_map)
+        student.save_pretrained(tmp_path)
+        loaded, report = AutoModel.from_pretrained(tmp_path, output_loading_info=True)
+        assert not report["missing_keys"] and not report["unexpected_keys"]
+        assert torch.equal(states(loaded), states(student))
+        layers = getattr(*find_layers(loaded))
+        originals = getattr(*find_layers(model))
+        for layer, index in zip(layers, layer_map, strict=True):
+            for key, value in layer.state_dict().items():
+                assert torch.equal(value, originals[index].state_dict()[key]), key
+
+    def test_becomes_the_student_of_an_alad_model(self, name: str, tmp_path: Path) -> None:
+        student = truncate_layers(deep_model(name), [0, 2])
+        model = AlAdForTokenClassification.from_student_pretrained(student, hidden_size=24, num_labels=5)
+        torch.testing.assert_close(states(model.model.encoder), states(student))
+        model.save_pretrained(tmp_path)
+        loaded = AutoModelForTokenClassification.from_pretrained(tmp_path)
+        assert torch.equal(loaded(**inputs()).logits, model(**inputs()).logits)
+
+    def test_a_task_head_is_kept(self, name: str, tmp_path: Path) -> None:
+        torch.manual_seed(0)
+        config = deep_config(name)
+        config.id2label = dict(enumerate(TAGS))
+        tagger = AutoModelForTokenClassification.from_config(config).eval()
+        student = truncate_layers(tagger, [0, 1])
+        assert torch.equal(student.classifier.weight, tagger.classifier.weight)
+        student.save_pretrained(tmp_path)
+        loaded = AutoModelForTokenClassification.from_pretrained(tmp_path)
+        assert torch.equal(loaded(**inputs()).logits, student(**inputs()).logits)
+        assert loaded.config.id2label == dict(enumerate(TAGS))
+
+
+@pytest.mark.parametrize("layer_map", [[0, 3], [0, 2, 1], [0, 1, 2], [0]])
+def test_modernberts_attention_types_follow_the_map(layer_map: list[int], tmp_path: Path) -> None:
+    """Every third layer sees the whole text, the others a window: a layer must keep its own kind."""
+    model = deep_model("modernbert")
+    full = model.config.layer_types
+    assert full == ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
+    student = truncate_layers(model, layer_map)
+    student.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path)
+    for one in (student, loaded):
+        assert one.config.layer_types == [full[index] for index in layer_map]
+        assert [layer.attention_type for layer in one.layers] == one.config.layer_types
+
+
+@pytest.mark.parametrize("layer_map", [[1], [1, 0], [3, 2, 1]])
+def test_modernberts_first_layer_must_stay_first(layer_map: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"cannot hold the layers .*differ by position.*attn_norm.*layer_map=\[0"):
+        truncate_layers(deep_model("modernbert"), layer_map)
+
+
+@pytest.mark.parametrize("layer_map", [[2], [3, 0], [2, 1, 0]])
+def test_other_models_take_any_order(layer_map: list[int], tmp_path: Path) -> None:
+    model = deep_model("bert")
+    student = truncate_layers(model, layer_map)
+    hidden = model.embeddings(input_ids=inputs()["input_ids"])
+    mask = (1.0 - inputs()["attention_mask"][:, None, None, :].float()) * torch.finfo(torch.float32).min
+    with torch.no_grad():
+        for index in layer_map:
+            output = model.encoder.layer[index](hidden, mask)
+            hidden = output[0] if isinstance(output, tuple) else output
+    real = inputs()["attention_mask"].bool()
+    torch.testing.assert_close(states(student)[real], hidden[real], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("layer_map", [[], [4], [-1], [0, 0], [0, 1, 7]])
+def test_maps_that_do_not_fit_are_refused(layer_map: list[int]) -> None:
+    with pytest.raises(ValueError, match=r"layers from 0 to 3, each at most once, got \["):
+        truncate_layers(deep_model("bert"), layer_map)
+
+
+@pytest.mark.parametrize("groups", [1, 4])
+def test_albert_is_refused(groups: int) -> None:
+    sizes = tiny_config("albert").to_dict()
+    config = AlbertConfig.from_dict({**sizes, "num_hidden_layers": DEPTH, "num_hidden_groups": groups})
+    with pytest.raises(ValueError, match="its layers cannot be told apart"):
+        truncate_layers(AutoModel.from_config(config), [0, 1])
+
+
+def test_two_lists_of_layers_are_refused() -> None:
+    model = BertModel(deep_config("bert"))
+    model.second = torch.nn.ModuleList([torch.nn.Linear(2, 2) for _ in range(DEPTH)])
+    with pytest.raises(ValueError, match="BertModel has 2 lists of 4 equal layers where one was expected"):
+        truncate_layers(model, [0])
+
+
+def test_a_pooler_is_no_obstacle() -> None:
+    model = tiny_teacher().base_model
+    assert truncate_layers(model, [1]).config.num_hidden_layers == 1
+    assert truncate_layers(BertModel(deep_config("bert"), add_pooling_layer=True), [3]).pooler is not None

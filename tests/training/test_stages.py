@@ -1,0 +1,300 @@
+"""The published stages: arguments, text in, alignment, and going on after an interruption."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from tiny import VOCABULARY, tiny_config, tiny_teacher, tiny_tokenizer
+from tiny_training import make_rows, step_logs, weights_of
+from transformers import AutoModel, AutoModelForQuestionAnswering, PreTrainedModel, Trainer
+from transformers.tokenization_python import PythonBackend
+
+from alad_hf import AlAdForQuestionAnswering, AlAdForTokenClassification
+from alad_hf.data.token_labels import encode_tagged_words
+from alad_hf.training.stages import align, encode_text, last_complete_checkpoint, published_arguments, train
+
+HERE = Path(__file__).resolve().parent
+TEXTS = [
+    "smith works for acme in york .",
+    "jones visited the unplayedable new london",
+    "a zeta",
+    "the berlin of smith and jones , played in new york for acme .",
+    "",
+    "acme works",
+]
+
+
+def make_model(frozen: bool = True, attached: bool = True) -> AlAdForTokenClassification:
+    torch.manual_seed(0)
+    model = AlAdForTokenClassification.from_student_pretrained(
+        AutoModel.from_config(tiny_config()),
+        teacher=tiny_teacher(),
+        tokenizer=tiny_tokenizer(),
+        teacher_tokenizer=tiny_tokenizer(),
+        freeze_student=frozen,
+    )
+    if not attached:
+        model.detach_teacher()
+    return model
+
+
+def run_alignment(model: PreTrainedModel, folder: Path, resume: bool = False, **arguments: object) -> Trainer:
+    """Four steps of alignment with a checkpoint after each."""
+    settings = {
+        "max_steps": 4,
+        "per_device_train_batch_size": 2,
+        "logging_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "save_total_limit": None,
+        "learning_rate": 1e-2,
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+    return align(
+        model,
+        TEXTS,
+        tokenizer=tiny_tokenizer(),
+        args=published_arguments("general_alignment", folder / "run", **{**settings, **arguments}),
+        cache_dir=folder / "states",
+        resume=resume,
+    )
+
+
+class TestPublishedArguments:
+    @pytest.mark.parametrize(
+        ("stage", "learning_rate", "weight_decay", "epochs", "schedule"),
+        [
+            ("general_alignment", 5e-4, 0.01, 1, "constant"),
+            ("continual_alignment", 1e-4, 0.01, 10, "constant"),
+            ("head_only", 5e-4, 0.0, 4, "linear"),
+            ("frozen", 1e-4, 0.01, 4, "linear"),
+            ("joint", 5e-5, 0.01, 4, "linear"),
+        ],
+    )
+    def test_table(
+        self, stage: str, learning_rate: float, weight_decay: float, epochs: int, schedule: str, tmp_path: Path
+    ) -> None:
+        args = published_arguments(stage, tmp_path)
+        assert (args.learning_rate, args.weight_decay, args.num_train_epochs) == (learning_rate, weight_decay, epochs)
+        assert args.lr_scheduler_type == schedule
+        assert (args.adam_beta1, args.adam_beta2, args.max_grad_norm) == (0.9, 0.98, 1.0)
+        assert args.per_device_train_batch_size == 32
+        assert args.output_dir == str(tmp_path)
+
+    def test_overrides_win(self, tmp_path: Path) -> None:
+        args = published_arguments("joint", tmp_path, learning_rate=3e-3, adam_beta2=0.999, logging_steps=7)
+        assert (args.learning_rate, args.adam_beta2, args.logging_steps) == (3e-3, 0.999, 7)
+
+    def test_unknown_names_are_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match=r"one of \['continual_alignment', .*'joint'\], got 'fine_tuning'"):
+            published_arguments("fine_tuning", tmp_path)
+        with pytest.raises(TypeError, match="learning_rates"):
+            published_arguments("joint", tmp_path, learning_rates=1)
+
+
+class TestEncodeText:
+    def test_strings_and_a_text_column(self) -> None:
+        tokenizer = tiny_tokenizer()
+        encoded = encode_text(iter(TEXTS), tokenizer, max_length=64)
+        assert encoded["input_ids"][:] == [tokenizer(text)["input_ids"] for text in TEXTS]
+        assert encoded.column_names == tokenizer.model_input_names
+        columns = Dataset.from_dict({"text": TEXTS, "label": list(range(len(TEXTS)))})
+        assert encode_text(columns, tokenizer, max_length=64)["input_ids"][:] == encoded["input_ids"][:]
+
+    @pytest.mark.parametrize("max_length", [3, 7, 12])
+    def test_long_text_loses_no_token(self, max_length: int) -> None:
+        tokenizer = tiny_tokenizer()
+        rows = encode_text(TEXTS, tokenizer, max_length=max_length)["input_ids"][:]
+        assert len(rows) > len(TEXTS)
+        assert all(len(row) <= max_length for row in rows)
+        start, end = tokenizer("")["input_ids"]
+        assert all(row[0] == start and row[-1] == end for row in rows)
+        whole = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in TEXTS]
+        assert [token for row in rows for token in row[1:-1]] == [token for ids in whole for token in ids]
+
+    def test_words(self) -> None:
+        words = Dataset.from_dict({"tokens": [text.split() for text in TEXTS], "tags": [[0]] * len(TEXTS)})
+        encoded = encode_text(words, tiny_tokenizer(), max_length=9)
+        expected = encode_tagged_words(words.remove_columns("tags"), tiny_tokenizer(), max_length=9)
+        assert encoded["input_ids"][:] == expected["input_ids"][:]
+        assert encoded.column_names == tiny_tokenizer().model_input_names
+
+    def test_encoded_rows_pass_without_their_labels(self) -> None:
+        rows = make_rows(teacher=False)
+        encoded = encode_text(rows, tiny_tokenizer(), max_length=64)
+        assert encoded.column_names == ["input_ids", "token_type_ids", "attention_mask"]
+        assert [ids.tolist() for ids in encoded["input_ids"]] == [ids.tolist() for ids in rows["input_ids"]]
+
+    def test_what_is_refused(self) -> None:
+        class SlowTokenizer(PythonBackend):
+            vocab_size = 0
+
+            def get_vocab(self) -> dict[str, int]:
+                return {}
+
+        with pytest.raises(ValueError, match=r"column text, tokens or input_ids; there is only \['sentence'\]"):
+            encode_text(Dataset.from_dict({"sentence": TEXTS}), tiny_tokenizer(), max_length=9)
+        with pytest.raises(TypeError, match=r"got the string 'new york'; pass \[text\]"):
+            encode_text("new york", tiny_tokenizer(), max_length=9)
+        with pytest.raises(ValueError, match=r"SlowTokenizer is a slow tokenizer.*drops what it cuts off"):
+            encode_text(TEXTS, SlowTokenizer(), max_length=9)
+
+
+class TestAlign:
+    @pytest.mark.parametrize("frozen", [True, False])
+    def test_brings_the_model_closer_to_its_teacher(self, frozen: bool, tmp_path: Path) -> None:
+        model = make_model(frozen)
+        before = weights_of(model)
+        trainer = run_alignment(model, tmp_path, max_steps=30, per_device_train_batch_size=6, save_strategy="no")
+        lines = step_logs(trainer)
+        assert lines[0].keys() == {"loss", "task_loss", "alignment_mse_loss", "distillation_loss"}
+        assert lines[-1]["alignment_mse_loss"] < 0.7 * lines[0]["alignment_mse_loss"]
+        assert all(line["task_loss"] == 0 for line in lines)
+        student = {name for name in before if name.startswith("model.encoder.")}
+        changed = {name for name in before if not torch.equal(before[name], model.get_parameter(name))}
+        assert bool(changed & student) == (not frozen)
+        assert {"model.adapter.linear.weight", "model.adapter.up.weight"} <= changed
+
+    def test_a_given_teacher_stands_in_for_an_attached_one(self, tmp_path: Path) -> None:
+        tiny_teacher().save_pretrained(tmp_path / "teacher")
+        tiny_tokenizer().save_pretrained(tmp_path / "teacher")
+        attached = run_alignment(make_model(), tmp_path / "attached")
+        model = make_model(attached=False)
+        arguments = {"max_steps": 4, "per_device_train_batch_size": 2, "logging_steps": 1, "learning_rate": 1e-2}
+        given = align(
+            model,
+            TEXTS,
+            tokenizer=tiny_tokenizer(),
+            args=published_arguments("general_alignment", tmp_path / "given", disable_tqdm=True, **arguments),
+            teacher=str(tmp_path / "teacher"),
+            cache_dir=tmp_path / "states",
+        )
+        for line, other in zip(step_logs(given), step_logs(attached), strict=True):
+            assert line == pytest.approx(other, abs=1e-6)
+
+    @pytest.mark.parametrize("model_class", [AlAdForTokenClassification, AlAdForQuestionAnswering])
+    def test_held_out_text_has_a_loss(self, model_class: type[PreTrainedModel], tmp_path: Path) -> None:
+        torch.manual_seed(0)
+        question_teacher = AutoModelForQuestionAnswering.from_config(tiny_config(hidden_size=32))
+        model = model_class.from_student_pretrained(
+            AutoModel.from_config(tiny_config()),
+            teacher=question_teacher if model_class is AlAdForQuestionAnswering else tiny_teacher(),
+            tokenizer=tiny_tokenizer(),
+            teacher_tokenizer=tiny_tokenizer(),
+        )
+        trainer = align(
+            model,
+            TEXTS[:3],
+            tokenizer=tiny_tokenizer(),
+            args=published_arguments(
+                "continual_alignment", tmp_path, max_steps=2, eval_strategy="steps", eval_steps=1, disable_tqdm=True
+            ),
+            eval_texts=TEXTS[3:],
+            cache_dir=tmp_path / "states",
+        )
+        losses = [line["eval_loss"] for line in trainer.state.log_history if "eval_loss" in line]
+        assert len(losses) == 2 and min(losses) > 0
+
+    def test_what_is_refused(self, tmp_path: Path) -> None:
+        def attempt(**arguments: object) -> None:
+            align(
+                make_model(attached=False),
+                TEXTS,
+                tokenizer=tiny_tokenizer(),
+                args=published_arguments("general_alignment", tmp_path / "run"),
+                cache_dir=tmp_path / "states",
+                **arguments,
+            )
+
+        with pytest.raises(ValueError, match=r"needs a teacher: pass teacher=\.\.\., or call model\.attach_teacher"):
+            attempt()
+        with pytest.raises(ValueError, match=r"no name to load its tokenizer from. Pass teacher_tokenizer="):
+            attempt(teacher=tiny_teacher())
+        swapped = {**VOCABULARY, "york": VOCABULARY["new"], "new": VOCABULARY["york"]}
+        tiny_teacher().save_pretrained(tmp_path / "teacher")
+        tiny_tokenizer(vocabulary=swapped).save_pretrained(tmp_path / "teacher")
+        with pytest.raises(ValueError, match="another vocabulary"):
+            attempt(teacher=str(tmp_path / "teacher"))
+
+
+class TestInterruption:
+    def test_another_runs_checkpoints_are_refused(self, tmp_path: Path) -> None:
+        run_alignment(make_model(), tmp_path)
+        with pytest.raises(ValueError, match=r"run already holds checkpoint-4 of an earlier run. Pass resume=True"):
+            run_alignment(make_model(), tmp_path)
+
+    def test_resuming_without_checkpoints_starts(self, tmp_path: Path) -> None:
+        assert run_alignment(make_model(), tmp_path, resume=True).state.global_step == 4
+
+    def test_resuming_a_finished_run_changes_nothing(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        finished = run_alignment(make_model(), tmp_path, max_steps=-1, num_train_epochs=2)
+        again = run_alignment(make_model(), tmp_path, max_steps=-1, num_train_epochs=2, resume=True)
+        assert "Resuming from" in caplog.text and "checkpoint-6" in caplog.text
+        assert again.state.global_step == 6
+        for name, weight in weights_of(finished.model).items():
+            assert torch.equal(again.model.get_parameter(name), weight), name
+
+    def test_a_torn_checkpoint_does_not_count(self, tmp_path: Path) -> None:
+        assert last_complete_checkpoint(None) is None
+        assert last_complete_checkpoint(tmp_path / "missing") is None
+        assert last_complete_checkpoint(tmp_path) is None
+        for step, state in ((2, "{}"), (10, '{"global_step": 10}'), (11, '{"global_st'), (9, "{}")):
+            (tmp_path / f"checkpoint-{step}").mkdir()
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+        (tmp_path / "checkpoint-12").mkdir()
+        (tmp_path / "checkpoint-last").mkdir()
+        (tmp_path / "checkpoint-last" / "trainer_state.json").write_text("{}")
+        assert last_complete_checkpoint(tmp_path) == tmp_path / "checkpoint-10"
+
+    def test_a_killed_run_goes_on(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """Killed while it writes its third checkpoint, whose weights are on disk and whose optimiser is not."""
+        script = """
+            import os, signal, sys
+            from pathlib import Path
+            import test_stages
+            from transformers import Trainer
+
+            save = Trainer._save_optimizer_and_scheduler
+
+            def dies(self, folder):
+                if self.state.global_step == 3:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                save(self, folder)
+
+            Trainer._save_optimizer_and_scheduler = dies
+            test_stages.run_alignment(test_stages.make_model(frozen=False), Path(sys.argv[1]))
+        """
+        path = os.pathsep.join([str(HERE), str(HERE.parent), str(HERE.parents[1])])
+        killed = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)],
+            env={**os.environ, "PYTHONPATH": path},
+            capture_output=True,
+            text=True,
+        )
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        torn = tmp_path / "run" / "checkpoint-3"
+        assert (torn / "model.safetensors").exists() and not (torn / "trainer_state.json").exists()
+        resumed = run_alignment(make_model(frozen=False), tmp_path, resume=True)
+        assert "checkpoint-2" in caplog.text
+        assert len(step_logs(resumed)) == resumed.state.global_step == 4
+        assert (torn / "trainer_state.json").exists()
+        straight = run_alignment(make_model(frozen=False), tmp_path / "straight")
+        for name, weight in weights_of(straight.model).items():
+            torch.testing.assert_close(resumed.model.get_parameter(name), weight, atol=1e-6, rtol=0, msg=name)
+
+
+def test_plain_models_are_trained_by_the_same_code(tmp_path: Path) -> None:
+    args = published_arguments("joint", tmp_path, max_steps=2, logging_steps=1, learning_rate=1e-2, disable_tqdm=True)
+    model = tiny_teacher()
+    trainer = train(model, make_rows(teacher=False), tokenizer=tiny_tokenizer(), args=args)
+    assert [list(line) for line in step_logs(trainer)] == [["loss"], ["loss"]]
+    assert not torch.equal(model.classifier.weight, tiny_teacher().classifier.weight)
