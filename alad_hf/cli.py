@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -218,7 +219,7 @@ def predict(
             for line in stream:
                 yield line.rstrip("\r\n")
 
-    seen: list[str] = []
+    seen: deque[str] = deque()
 
     def remembered() -> Iterator[str]:
         for line in lines():
@@ -226,7 +227,7 @@ def predict(
             yield line
 
     for entities in tag_text(loaded, tokenizer, remembered(), batch_size=batch_size):
-        typer.echo(json.dumps({"text": seen.pop(0), "entities": entities}, ensure_ascii=False))
+        typer.echo(json.dumps({"text": seen.popleft(), "entities": entities}, ensure_ascii=False))
 
 
 def _load_tagger(name: str) -> tuple:

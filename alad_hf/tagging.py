@@ -227,7 +227,7 @@ def _items(
     for index, word in enumerate(words):
         prefix, entity_type = split_tag(word.tag)
         # The prefixes of BIOES and BILOU too: E, L, S and U close an entity.
-        starts = prefix in set("BSU") or previous_prefix in set("OELSU") or entity_type != previous_type
+        starts = prefix in set("BSU") or previous_prefix in set("ELSU") or entity_type != previous_type
         if prefix != "O":
             if starts or not marks_spans:
                 groups.append((entity_type, []))

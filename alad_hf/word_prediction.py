@@ -76,17 +76,7 @@ def predict_words(
     check_fast(tokenizer)
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be 1 or more.")
-    if max_length is None:
-        max_length = longest_input(model.config, tokenizer)
-    special = tokenizer.num_special_tokens_to_add()
-    room = max_length - special
-    if overlap is None:
-        overlap = max_length // 4
-    if not 0 <= overlap < room:
-        raise ValueError(
-            f"overlap={overlap} must be at least 0 and less than {room}, the room that max_length={max_length} leaves "
-            f"beside {special} special tokens. Lower overlap or raise max_length."
-        )
+    room, overlap = _window_sizes(model, tokenizer, max_length, overlap)
 
     def predict() -> Iterator[list[WordTag]]:
         fallback = WordTag(fallback_tag(label_names(model)), 0.0)
@@ -125,6 +115,24 @@ def label_names(model: PreTrainedModel) -> list[str]:
 def fallback_tag(labels: Sequence[str]) -> str:
     """The tag of a word that a model cannot see: "O", or else "X" (Universal Dependencies' "other"), or the first."""
     return next((tag for tag in ("O", "X") if tag in labels), labels[0])
+
+
+def _window_sizes(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, max_length: int | None, overlap: int | None
+) -> tuple[int, int]:
+    """The tokens of words that a window has room for, and how many of them consecutive windows share."""
+    if max_length is None:
+        max_length = longest_input(model.config, tokenizer)
+    if overlap is None:
+        overlap = max_length // 4
+    special = tokenizer.num_special_tokens_to_add()
+    room = max_length - special
+    if not 0 <= overlap < room:
+        raise ValueError(
+            f"overlap={overlap} must be at least 0 and less than {room}, the room that max_length={max_length} leaves "
+            f"beside {special} special tokens. Lower overlap or raise max_length."
+        )
+    return room, overlap
 
 
 def _checked(sentences: Iterable[Sequence[str]]) -> Iterator[list[str]]:
