@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Optional, cast
+from typing import Annotated, Any, Optional
 
 import typer
 from rich.console import Console
@@ -129,14 +129,9 @@ def train(
     seed: Seed = 0,
 ) -> None:
     """Fine-tune an encoder; with --teacher, as the student under an alignment adapter."""
-    from transformers import AutoTokenizer
-
     from .data.loading import load_token_classification
-    from .hub.model_card import write_model_card
     from .hub.pretrained_weights import resolve_pretrained
-    from .models.modeling_alad import AlAdPreTrainedModel
     from .recipes import Budget, train_tagger
-    from .tagging import evaluate_tagger
 
     source = resolve_pretrained(encoder)
     splits = load_token_classification(data)
@@ -148,7 +143,7 @@ def train(
         seed=seed,
     )
     adapter: dict[str, Any] = {"window_size": window_size, "adapter_type": adapter_type} if teacher else {}
-    model = train_tagger(
+    tagger = train_tagger(
         source,
         splits,
         output,
@@ -157,22 +152,12 @@ def train(
         keep_layers=[int(index) for index in keep_layers.split(",")] if keep_layers else None,
         freeze_student=frozen,
         budget=budget,
+        dataset_name=data,
         resume=resume,
         **adapter,
     )
-    tokenizer = AutoTokenizer.from_pretrained(output)
-    scores = evaluate_tagger(model, tokenizer, splits["test"])
-    if teacher:
-        write_model_card(
-            cast(AlAdPreTrainedModel, model),
-            output,
-            task="ner" if "f1" in scores else "pos",
-            dataset_name=data,
-            metrics=scores,
-            training=asdict(budget),
-        )
-    _print_scores(scores)
-    console.print(f"Saved in {output}.")
+    _print_scores(tagger.scores)
+    console.print(f"Saved in {output}; the scores are on {tagger.split}.")
 
 
 @app.command()

@@ -13,15 +13,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from datasets import DatasetDict
-from transformers import AutoTokenizer, PreTrainedModel
+from transformers import AutoTokenizer
 
 from .data.loading import load_token_classification
 from .evaluation.efficiency import count_parameters, efficiency_report
 from .hub.model_card import write_model_card
 from .hub.pretrained_weights import resolve_pretrained
 from .models.modeling_alad import AlAdPreTrainedModel
-from .recipes import Budget, exchange_mentions, train_tagger
-from .tagging import evaluate_tagger
+from .recipes import Budget, TrainedTagger, exchange_mentions, train_tagger
 
 logger = logging.getLogger(__name__)
 
@@ -93,16 +92,17 @@ def quickstart(
     text_epochs = -(-len(unlabelled) // 32) / steps_per_epoch
     epochs = epochs or max(5, round(200 / steps_per_epoch))
 
-    def train_and_measure(name: str, folder: str, **arguments: Any) -> tuple[PreTrainedModel, Row]:
+    def train_and_measure(name: str, folder: str, **arguments: Any) -> tuple[TrainedTagger, Row]:
         report(f"Training: {name}")
-        model = train_tagger(source, splits, output_dir / folder, tokenizer=tokenizer, **arguments)
-        scores = evaluate_tagger(model, tokenizer, splits["test"])
-        size = efficiency_report(model, tokenizer, splits["test"]["tokens"])
-        return model, Row(
+        tagger = train_tagger(
+            source, splits, output_dir / folder, tokenizer=tokenizer, dataset_name=dataset_name, **arguments
+        )
+        size = efficiency_report(tagger.model, tokenizer, splits["test"]["tokens"])
+        return tagger, Row(
             name=name,
-            score=scores["f1"] if "f1" in scores else scores["accuracy"],
+            score=tagger.scores["f1"] if "f1" in tagger.scores else tagger.scores["accuracy"],
             parameters=size.parameters,
-            trained_parameters=count_parameters(model, trainable_only=True),
+            trained_parameters=count_parameters(tagger.model, trainable_only=True),
             stored_megabytes=size.stored_megabytes,
             sentences_per_second=size.sentences_per_second,
         )
@@ -115,17 +115,18 @@ def quickstart(
         "plain student", "plain", budget=replace(budget, epochs=round(epochs + text_epochs)), **student
     )
     _, frozen_row = train_and_measure(
-        "AlAd plug-and-play", "plug_and_play", teacher=teacher, freeze_student=True, **aligned
+        "AlAd plug-and-play", "plug_and_play", teacher=teacher.model, freeze_student=True, **aligned
     )
-    model, joint_row = train_and_measure("AlAd joint", "alad", teacher=teacher, **aligned)
+    joint, joint_row = train_and_measure("AlAd joint", "alad", teacher=teacher.model, **aligned)
     rows = [teacher_row, plain_row, *(_with_gap(row, plain_row, teacher_row) for row in (frozen_row, joint_row))]
+    # Once more, for only now there is something to compare with.
     write_model_card(
-        cast(AlAdPreTrainedModel, model),
+        cast(AlAdPreTrainedModel, joint.model),
         output_dir / "alad",
-        task="ner",
+        task="ner" if "f1" in joint.scores else "pos",
         dataset_name=dataset_name,
-        metrics=evaluate_tagger(model, tokenizer, splits["test"]),
-        training=asdict(budget),
+        metrics=joint.scores,
+        training={name: value for name, value in asdict(budget).items() if value is not None},
         baseline={row.name: asdict(row) for row in rows},
         sentences_per_second=joint_row.sentences_per_second,
     )

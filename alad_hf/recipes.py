@@ -7,7 +7,7 @@ import math
 import os
 import random
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,11 @@ from .alignment.teacher_cache import cache_teacher_states
 from .compression.truncation import truncate_layers
 from .data.token_labels import encode_tagged_words, longest_input
 from .evaluation.compute_metrics import entity_metrics, tagging_metrics
-from .models.modeling_alad import AlAdForTokenClassification
+from .hub.model_card import write_model_card
+from .models.modeling_alad import AlAdForTokenClassification, AlAdPreTrainedModel
 from .models.student import load_student
 from .models.teacher import load_teacher
+from .tagging import evaluate_tagger
 from .training.stages import align, last_complete_checkpoint, published_arguments, train
 
 logger = logging.getLogger(__name__)
@@ -57,6 +59,18 @@ class Budget:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class TrainedTagger:
+    """What `train_tagger` made."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    scores: dict[str, float]
+    """As `evaluate_tagger` returns them."""
+    split: str
+    """The split that the scores are of: "test", or "validation" where there is no test split."""
+
+
 def train_tagger(
     encoder: str | PreTrainedModel,
     data: DatasetDict,
@@ -69,10 +83,11 @@ def train_tagger(
     keep_layers: Iterable[int] | None = None,
     freeze_student: bool = False,
     budget: Budget | None = None,
+    dataset_name: str = "tagged words",
     resume: bool = False,
     callbacks: list[TrainerCallback] | None = None,
     **config_arguments: Any,
-) -> PreTrainedModel:
+) -> TrainedTagger:
     """Fine-tune an encoder on tagged words; with a teacher, as the student of an AlAd model.
 
     With a teacher: the adapter (and, unless frozen, the student) is first aligned on `texts`, by the teacher's states
@@ -81,8 +96,9 @@ def train_tagger(
 
     Args:
         encoder: Folder, Hub id or model of the encoder: the student, or without a teacher simply the model to train.
-        data: Splits `train` and `validation` with the columns `tokens` and `tags`; see `load_token_classification`.
-        output_dir: Where the model goes.
+        data: Splits `train`, `validation` and, for the scores, `test` with the columns `tokens` and `tags`; see
+            `load_token_classification`.
+        output_dir: Where the model goes, with its tokenizer and, for an AlAd model, its card.
         teacher: Folder, Hub id or model of a tagger with the same tags and tokenizer.
         texts: Unlabelled text for the alignment; by default the training sentences with their entities exchanged, see
             `exchange_mentions`.
@@ -91,12 +107,13 @@ def train_tagger(
         keep_layers: Keep only these layers of the encoder, such as `range(2)`.
         freeze_student: Plug-and-play: train adapter and head only.
         budget: Epochs, batch size and learning rates.
+        dataset_name: What the card calls the data: a Hub id, path or name.
         resume: Go on from the checkpoints of an interrupted call with the same arguments.
         callbacks: More callbacks for both Trainers.
         **config_arguments: More fields of `AlAdConfig`, such as `window_size`.
 
     Returns:
-        The trained model, in eval mode.
+        The trained model, in eval mode, and its scores.
     """
     budget = budget or Budget()
     output_dir = Path(output_dir)
@@ -178,7 +195,20 @@ def train_tagger(
         callbacks=callbacks,
     )
     trainer.save_model(str(output_dir))
-    return trainer.model.eval()
+    model.eval()
+    split = "test" if "test" in data else "validation"
+    scores = evaluate_tagger(model, tokenizer, data[split])
+    if isinstance(model, AlAdPreTrainedModel):
+        write_model_card(
+            model,
+            output_dir,
+            task="ner" if is_entities else "pos",
+            dataset_name=dataset_name,
+            metrics=scores,
+            split=split,
+            training={name: value for name, value in asdict(budget).items() if value is not None},
+        )
+    return TrainedTagger(model, tokenizer, scores, split)
 
 
 def _arguments(folder: Path, budget: Budget, **arguments: Any) -> object:

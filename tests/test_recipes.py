@@ -51,7 +51,7 @@ def test_train_tagger_with_a_teacher(frozen: bool, tmp_path: Path, monkeypatch: 
         freeze_student=frozen,
         budget=Budget(epochs=2, batch_size=8),
         window_size=3,
-    )
+    ).model
     assert model.teacher is None and not model.training
     assert model.config.window_size == 3 and model.config.text_config.num_hidden_layers == 2
     before = AutoModel.from_pretrained(source, add_pooling_layer=False)
@@ -83,7 +83,7 @@ def test_train_tagger_without_a_teacher_learns_a_small_set_by_heart(tmp_path: Pa
         DatasetDict(train=dataset(8), validation=dataset()),
         tmp_path / "out",
         budget=Budget(epochs=25, batch_size=8, learning_rate=3e-3),
-    )
+    ).model
     assert type(model).__name__ == "BertForTokenClassification"
     tokenizer = tiny_tokenizer()
     for words, tags in SENTENCES:

@@ -12,6 +12,9 @@ from transformers import PreTrainedTokenizerBase
 IGNORED = -100
 UNLABELLED = -1
 
+LENGTH_COLUMN = "length"
+"""By this column the Trainer groups rows; it is no input of a model."""
+
 _TEACHER_COLUMNS = ("teacher_states", "teacher_logits")
 
 
@@ -46,7 +49,7 @@ class DataCollatorForAlignment:
         batch = dict(self.tokenizer.pad(inputs, pad_to_multiple_of=self.pad_to_multiple_of, return_tensors="pt"))
         tokens = batch["input_ids"].shape[1]
         for name in rows[0]:
-            if name in batch:
+            if name in batch or name == LENGTH_COLUMN:
                 continue
             values = [torch.as_tensor(row[name]) for row in rows]
             if name == "labels" and values[0].dim() == 1:

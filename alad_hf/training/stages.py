@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -27,9 +28,10 @@ from transformers import (
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..alignment.teacher_cache import cache_teacher_states
-from ..data.collators import DataCollatorForAlignment
+from ..data.collators import LENGTH_COLUMN, DataCollatorForAlignment
 from ..data.token_labels import check_fast, encode_tagged_words, longest_input
 from ..models.alad_construction import load_tokenizer
+from ..models.teacher import accepted_arguments
 from .loss_logging import LossTermsCallback
 
 logger = logging.getLogger(__name__)
@@ -207,8 +209,15 @@ def train(
         callbacks: More callbacks.
 
     Raises:
-        ValueError: `args.output_dir` holds checkpoints already and `resume` is False.
+        ValueError: `args.output_dir` holds checkpoints already and `resume` is False, or the rows have neither labels
+            nor a teacher's signal.
     """
+    targets = {"labels", "start_positions", "teacher_states", "teacher_logits"}
+    if getattr(model, "teacher", None) is None and not targets & set(train_dataset.column_names):
+        raise ValueError(
+            f"There is nothing to learn: the rows have the columns {train_dataset.column_names}, neither labels nor a "
+            "teacher's states, and no teacher is attached. Add labels, or call cache_teacher_states first."
+        )
     checkpoint = last_complete_checkpoint(args.output_dir)
     if checkpoint is not None and not resume:
         raise ValueError(
@@ -217,11 +226,13 @@ def train(
         )
     if checkpoint is not None:
         logger.warning("Resuming from %s.", checkpoint)
+    args = copy.copy(args)
+    args.remove_unused_columns, args.length_column_name = False, LENGTH_COLUMN
     trainer = Trainer(
         model=model,
         args=args,
-        train_dataset=train_dataset,
-        eval_dataset=eval_dataset,
+        train_dataset=_model_columns(train_dataset, model),
+        eval_dataset=_model_columns(eval_dataset, model) if eval_dataset is not None else None,
         data_collator=DataCollatorForAlignment(tokenizer),
         processing_class=tokenizer,
         compute_metrics=compute_metrics,
@@ -232,6 +243,18 @@ def train(
         trainer.label_names = ["labels"]
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
     return trainer
+
+
+def _model_columns(dataset: Dataset, model: PreTrainedModel) -> Dataset:
+    """What the model takes, and the column `length`.
+
+    The Trainer groups rows by it, and would otherwise read every row whole, teacher states included; but it would also
+    remove it first, with the other columns that are no argument of the model.
+    """
+    accepted = accepted_arguments(model)
+    dataset = dataset.select_columns([name for name in dataset.column_names if name in accepted])
+    lengths = [len(ids) for ids in dataset.with_format(None).select_columns("input_ids")["input_ids"]]
+    return dataset.add_column(LENGTH_COLUMN, lengths)
 
 
 def last_complete_checkpoint(output_dir: str | os.PathLike | None) -> Path | None:

@@ -93,3 +93,8 @@ def test_rows_are_not_changed() -> None:
     given = rows()
     collator()(given)
     assert given == rows()
+
+
+def test_the_column_for_grouping_by_length_is_no_input() -> None:
+    grouped = [{**row, "length": len(row["input_ids"])} for row in rows()]
+    assert collator()(grouped).keys() == collator()(rows()).keys()

@@ -298,3 +298,14 @@ def test_plain_models_are_trained_by_the_same_code(tmp_path: Path) -> None:
     trainer = train(model, make_rows(teacher=False), tokenizer=tiny_tokenizer(), args=args)
     assert [list(line) for line in step_logs(trainer)] == [["loss"], ["loss"]]
     assert not torch.equal(model.classifier.weight, tiny_teacher().classifier.weight)
+
+
+def test_rows_without_anything_to_learn_are_refused(tmp_path: Path) -> None:
+    rows = encode_text(["smith visited berlin"], tiny_tokenizer(), max_length=16)
+    with pytest.raises(ValueError, match=r"nothing to learn: .*'input_ids'.*cache_teacher_states"):
+        train(
+            make_model(attached=False),
+            rows,
+            tokenizer=tiny_tokenizer(),
+            args=published_arguments("frozen", tmp_path),
+        )
