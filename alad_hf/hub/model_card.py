@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 Task = Literal["ner", "pos", "question-answering"]
 
 TEMPLATE_FILE = "model_card_template.md"
+SIGNATURE = "This card was written by `alad_hf"
 
 
 class _TaskText(NamedTuple):
@@ -149,7 +150,7 @@ def write_model_card(
         **sections,
     )
     path = folder / "README.md"
-    if path.exists() and path.read_text(encoding="utf-8") != str(card):
+    if path.exists() and SIGNATURE not in path.read_text(encoding="utf-8"):
         logger.warning("Replacing the model card at %s.", path)
     card.save(path)
     return path

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from .configuration_alad import AlAdConfig
 from .student import load_student
-from .teacher import TeacherSignal, check_same_tokenization, linear_head, load_teacher, teacher_signal
+from .teacher import TeacherSignal, check_same_tokenization, linear_head, load_teacher, state_width, teacher_signal
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class StudentTeacherMixin:
         if isinstance(teacher, str):
             teacher = load_teacher(teacher)
         if teacher is not None:
-            config_arguments.setdefault("hidden_size", teacher.config.get_text_config().hidden_size)
+            config_arguments.setdefault("hidden_size", state_width(teacher))
             config_arguments.setdefault("teacher_name_or_path", teacher.name_or_path or None)
             if "id2label" not in config_arguments and "num_labels" not in config_arguments:
                 config_arguments["id2label"] = dict(teacher.config.id2label)
@@ -108,7 +108,7 @@ class StudentTeacherMixin:
         """
         if isinstance(teacher, str):
             teacher = load_teacher(teacher)
-        width = teacher.config.get_text_config().hidden_size
+        width = state_width(teacher)
         if width != self.config.hidden_size:
             raise ValueError(
                 f"The teacher's states are {width} wide, the aligned states {self.config.hidden_size}. "

@@ -77,6 +77,12 @@ def teacher_signal(teacher: PreTrainedModel, **inputs: torch.Tensor | None) -> T
     return TeacherSignal(outputs.hidden_states[-1], logits)
 
 
+def state_width(teacher: PreTrainedModel) -> int:
+    """Width of a teacher's last hidden states; of an AlAd model that serves as one, of its aligned states."""
+    config = teacher.config
+    return config.hidden_size if hasattr(config, "hidden_size") else config.get_text_config().hidden_size
+
+
 def accepted_arguments(module: nn.Module) -> frozenset[str]:
     """Names of the arguments that a module's `forward` declares."""
     return frozenset(inspect.signature(type(module).forward).parameters)
@@ -134,5 +140,6 @@ __all__ = [
     "check_same_tokenization",
     "linear_head",
     "load_teacher",
+    "state_width",
     "teacher_signal",
 ]

@@ -366,8 +366,9 @@ def test_card_validates_over_the_client_of_the_hub(tmp_path):
 def test_replacing_another_card_is_reported(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         card_text(build(), tmp_path)
-        card_text(build(), tmp_path)
+        card_text(build(), tmp_path, split="dev")
         assert caplog.records == []
+        (tmp_path / "README.md").write_text("by hand", encoding="utf-8")
         card_text(build(), tmp_path, split="dev")
     assert "Replacing the model card" in caplog.text
     assert "On the split `dev` of org/corpus" in (tmp_path / "README.md").read_text(encoding="utf-8")

@@ -402,6 +402,19 @@ class TestTeacher:
         assert model.config.teacher_name_or_path == str(tmp_path / "teacher")
         assert model(**random_batch()).loss_terms["distillation"] > 0
 
+    def test_an_alad_model_can_be_the_teacher_of_another(self) -> None:
+        teacher = self.attached(window_size=3)
+        teacher.detach_teacher()
+        model = AlAdForTokenClassification.from_student_pretrained(
+            AutoModel.from_config(tiny_config()),
+            teacher=teacher,
+            tokenizer=tiny_tokenizer(),
+            teacher_tokenizer=tiny_tokenizer(),
+        )
+        assert model.config.hidden_size == 32
+        assert torch.equal(model.classifier.weight, teacher.classifier.weight)
+        assert model(**random_batch()).loss_terms["alignment_mse"] > 0
+
     def test_unknown_arguments_are_refused(self) -> None:
         with pytest.raises(TypeError, match=r"\['windowsize'\] are not fields of AlAdConfig.*window_size"):
             AlAdForTokenClassification.from_student_pretrained(AutoModel.from_config(tiny_config()), windowsize=3)
