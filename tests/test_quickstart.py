@@ -1,0 +1,48 @@
+"""The quickstart on tiny models: its table, its card, its model in a fresh process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from datasets import DatasetDict
+from test_recipes import dataset, student
+
+from alad_hf.quickstart import Row, _with_gap, quickstart, tag_in_fresh_process
+
+
+def test_compares_saves_and_tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alad_hf.alignment.teacher_cache.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    lines: list[str] = []
+    result = quickstart(
+        tmp_path / "out",
+        data=DatasetDict(train=dataset(8), validation=dataset(), test=dataset()),
+        encoder=student(tmp_path / "student"),
+        epochs=2,
+        report=lines.append,
+    )
+    names = ["teacher", "plain student", "AlAd plug-and-play", "AlAd joint"]
+    assert [row.name for row in result.rows] == names
+    assert lines == [f"Training: {name}" for name in names]
+    teacher, plain, frozen, joint = result.rows
+    assert plain.parameters < teacher.parameters
+    assert plain.parameters < joint.parameters == frozen.parameters
+    assert frozen.trained_parameters < joint.trained_parameters == joint.parameters
+    assert joint.stored_megabytes == pytest.approx(joint.parameters * 4 / 1e6, rel=0.05)
+    assert all(row.sentences_per_second > 0 for row in result.rows)
+
+    card = (result.model_dir / "README.md").read_text(encoding="utf-8")
+    assert all(name in card for name in names)
+    assert str(tmp_path) not in card
+    assert isinstance(tag_in_fresh_process(result.model_dir, "Smith visited New York ."), str)
+    with pytest.raises(RuntimeError, match="could not be used in a fresh process"):
+        tag_in_fresh_process(tmp_path / "nowhere", "Smith")
+
+
+def test_gap_recovered() -> None:
+    def row(score: float) -> Row:
+        return Row("", score, 1, 1, 1.0, 1.0)
+
+    assert _with_gap(row(0.5), plain=row(0.4), teacher=row(0.6)).gap_recovered == pytest.approx(0.5)
+    assert _with_gap(row(0.3), plain=row(0.4), teacher=row(0.6)).gap_recovered == pytest.approx(-0.5)
+    assert _with_gap(row(0.5), plain=row(0.6), teacher=row(0.6)).gap_recovered is None
