@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
@@ -46,6 +47,7 @@ def main() -> None:
 def _configure(
     verbose: Annotated[bool, typer.Option("--verbose", help="Also show what the libraries say.")] = False,
 ) -> None:
+    from datasets import disable_progress_bars
     from transformers.utils import logging as transformers_logging
 
     logging.basicConfig(
@@ -57,6 +59,7 @@ def _configure(
     if not verbose:
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
+        disable_progress_bars()
 
 
 @app.command()
@@ -88,9 +91,9 @@ def quickstart(
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in result.rows], indent=1))
     else:
-        table = Table(title=f"{data}: score on test, one seed")
+        table = Table(title=f"{data}: test score, one seed", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
         for column in ("", "F1", "parameters", "trained", "stored MB", "sentences/s", "gap recovered"):
-            table.add_column(column, justify="left" if not column else "right")
+            table.add_column(column, justify="right" if column else "left", no_wrap=not column)
         for row in result.rows:
             gap = "" if row.gap_recovered is None else f"{100 * row.gap_recovered:.0f} %"
             table.add_row(
@@ -122,7 +125,7 @@ def train(
     window_size: Annotated[int, typer.Option(help="Student positions that the adapter sees at once; odd.")] = 5,
     adapter_type: Annotated[str, typer.Option(help='"light" or "mlp" (as published).')] = "light",
     epochs: Annotated[int, typer.Option(help="Passes over the labels.")] = 5,
-    alignment_epochs: Annotated[int, typer.Option(help="Passes over the unlabelled text.")] = 1,
+    alignment_epochs: Annotated[Optional[int], typer.Option(help="Passes over the unlabelled text.")] = None,
     batch_size: Annotated[int, typer.Option(help="Sentences of one step.")] = 32,
     learning_rate: Annotated[Optional[float], typer.Option(help="On the labels.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from an interrupted run's checkpoints.")] = False,

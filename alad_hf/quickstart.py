@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from .evaluation.efficiency import count_parameters, efficiency_report
 from .hub.model_card import write_model_card
 from .hub.pretrained_weights import resolve_pretrained
 from .models.modeling_alad import AlAdPreTrainedModel
-from .recipes import Budget, TrainedTagger, exchange_mentions, train_tagger
+from .recipes import EXCHANGED_COPIES, EXCHANGED_EPOCHS, Budget, TrainedTagger, exchange_mentions, train_tagger
 
 logger = logging.getLogger(__name__)
 
@@ -87,9 +88,12 @@ def quickstart(
     dataset_name = data if isinstance(data, str) else "the data given"
     source = resolve_pretrained(encoder)
     tokenizer = AutoTokenizer.from_pretrained(source)
-    unlabelled = texts if texts is not None else exchange_mentions(splits["train"], copies=8, seed=seed)
-    steps_per_epoch = -(-len(splits["train"]) // 32)
-    text_epochs = -(-len(unlabelled) // 32) / steps_per_epoch
+    steps_per_epoch = math.ceil(len(splits["train"]) / 32)
+    if texts is not None:
+        alignment_steps = math.ceil(len(texts) / 32)
+    else:
+        exchanged = exchange_mentions(splits["train"], copies=EXCHANGED_COPIES, seed=seed)
+        alignment_steps = EXCHANGED_EPOCHS * math.ceil(len(exchanged) / 32)
     epochs = epochs or max(5, round(200 / steps_per_epoch))
 
     def train_and_measure(name: str, folder: str, **arguments: Any) -> tuple[TrainedTagger, Row]:
@@ -109,10 +113,13 @@ def quickstart(
 
     budget = Budget(epochs=epochs, seed=seed)
     student = {"keep_layers": range(layers)}
-    aligned = {**student, "texts": unlabelled, "budget": budget}
+    aligned = {**student, "texts": texts, "budget": budget}
     teacher, teacher_row = train_and_measure("teacher", "teacher", budget=budget)
     _, plain_row = train_and_measure(
-        "plain student", "plain", budget=replace(budget, epochs=round(epochs + text_epochs)), **student
+        "plain student",
+        "plain",
+        budget=replace(budget, epochs=epochs + round(alignment_steps / steps_per_epoch)),
+        **student,
     )
     _, frozen_row = train_and_measure(
         "AlAd plug-and-play", "plug_and_play", teacher=teacher.model, freeze_student=True, **aligned

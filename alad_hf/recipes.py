@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 MOST_EVALUATIONS = 5
 """Evaluations, and checkpoints, of one fine-tuning."""
+EXCHANGED_COPIES, EXCHANGED_EPOCHS = 8, 3
+"""Where there is no unlabelled text: variants made of each labelled sentence, and passes over them."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class Budget:
 
     Args:
         epochs: Passes over the labels.
-        alignment_epochs: Passes over the unlabelled text.
+        alignment_epochs: Passes over the unlabelled text; by default 1, and 3 where it is made from the labelled text.
         batch_size: Sentences of one optimiser step.
         learning_rate: Peak of the linear schedule on the labels; by default 2e-4, and 5e-4 for adapter and head over a
             frozen student.
@@ -52,7 +54,7 @@ class Budget:
     """
 
     epochs: int = 5
-    alignment_epochs: int = 1
+    alignment_epochs: int | None = None
     batch_size: int = 32
     learning_rate: float | None = None
     alignment_learning_rate: float | None = None
@@ -150,8 +152,9 @@ def train_tagger(
             freeze_student=freeze_student,
             **{**labels, **config_arguments},
         )
+        alignment_epochs = budget.alignment_epochs or (1 if texts is not None else EXCHANGED_EPOCHS)
         if texts is None:
-            texts = exchange_mentions(data["train"], copies=8, seed=budget.seed)
+            texts = exchange_mentions(data["train"], copies=EXCHANGED_COPIES, seed=budget.seed)
         if not (resume and last_complete_checkpoint(task_folder)):
             align(
                 model,
@@ -160,11 +163,12 @@ def train_tagger(
                 args=_arguments(
                     alignment_folder,
                     budget,
-                    num_train_epochs=budget.alignment_epochs,
+                    num_train_epochs=alignment_epochs,
                     learning_rate=budget.alignment_learning_rate or (2e-3 if freeze_student else 5e-4),
                     save_strategy="epoch",
                 ),
                 resume=resume,
+                print_logs=False,
                 callbacks=callbacks,
             )
         model.detach_teacher()
@@ -192,6 +196,7 @@ def train_tagger(
         eval_dataset=rows["validation"],
         compute_metrics=(entity_metrics if is_entities else tagging_metrics)(tags),
         resume=resume,
+        print_logs=False,
         callbacks=callbacks,
     )
     trainer.save_model(str(output_dir))

@@ -25,6 +25,7 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..alignment.teacher_cache import cache_teacher_states
@@ -128,6 +129,7 @@ def align(
     eval_texts: Iterable[str] | Dataset | None = None,
     cache_dir: str | os.PathLike | None = None,
     resume: bool = False,
+    print_logs: bool = True,
     callbacks: list[TrainerCallback] | None = None,
 ) -> Trainer:
     """Align a model with its teacher on unlabelled text (stages 1 and 2).
@@ -143,6 +145,7 @@ def align(
         eval_texts: Held-out text for the evaluation loss.
         cache_dir: Where to keep the teacher's states.
         resume: Go on from the last checkpoint in `args.output_dir`.
+        print_logs: Print a line for every log, besides the progress bar.
         callbacks: More callbacks for the Trainer.
 
     Returns:
@@ -179,6 +182,7 @@ def align(
         args=args,
         eval_dataset=prepare(eval_texts) if eval_texts is not None else None,
         resume=resume,
+        print_logs=print_logs,
         callbacks=callbacks,
     )
 
@@ -192,6 +196,7 @@ def train(
     eval_dataset: Dataset | None = None,
     compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
     resume: bool = False,
+    print_logs: bool = True,
     callbacks: list[TrainerCallback] | None = None,
 ) -> Trainer:
     """Run the stock Trainer with our collator and the loss terms in its logs (stage 3, and what `align` ends in).
@@ -206,6 +211,7 @@ def train(
         eval_dataset: Encoded rows for evaluation.
         compute_metrics: See `alad_hf.evaluation`.
         resume: Go on from the last complete checkpoint in `args.output_dir`, if there is one.
+        print_logs: Print a line for every log, besides the progress bar; `trainer.state.log_history` has them anyway.
         callbacks: More callbacks.
 
     Raises:
@@ -238,11 +244,23 @@ def train(
         compute_metrics=compute_metrics,
         callbacks=[LossTermsCallback(), *(callbacks or [])],
     )
+    if not print_logs:
+        trainer.remove_callback(PrinterCallback)
+        trainer.remove_callback(ProgressCallback)
+        if not args.disable_tqdm:
+            trainer.add_callback(_ProgressBar())
     if "start_positions" in trainer.label_names and "start_positions" not in train_dataset.column_names:
         # Text without answers: the evaluation loss belongs to the token labels that the collator gives it.
         trainer.label_names = ["labels"]
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
     return trainer
+
+
+class _ProgressBar(ProgressCallback):
+    """The Trainer's bars without a printed dictionary at every log."""
+
+    def on_log(self, *args: Any, **kwargs: Any) -> None:
+        """Print nothing."""
 
 
 def _model_columns(dataset: Dataset, model: PreTrainedModel) -> Dataset:
