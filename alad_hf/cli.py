@@ -64,12 +64,13 @@ def _configure(
 
 @app.command()
 def quickstart(
-    output: Annotated[Path, typer.Option(help="Folder for the models; made anew.")] = Path("runs/quickstart"),
+    output: Annotated[Path, typer.Option(help="Folder for the models, made anew.")] = Path("runs/quickstart"),
     data: Data = "builtin",
     text: TextFiles = None,
     layers: Annotated[int, typer.Option(help="Layers of the student.")] = 2,
     epochs: Annotated[Optional[int], typer.Option(help="Passes over the labels; about 200 steps if omitted.")] = None,
     seed: Seed = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from an interrupted run's checkpoints.")] = False,
     sentence: Annotated[str, typer.Option(help="What to tag at the end.")] = (
         "Ingrid Solberg left Halden Robotics in Oslo after the Northern Light Festival ."
     ),
@@ -86,6 +87,7 @@ def quickstart(
         layers=layers,
         epochs=epochs,
         seed=seed,
+        resume=resume,
         report=lambda line: console.print(f"[bold]{line}[/]"),
     )
     if as_json:

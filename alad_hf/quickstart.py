@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -61,6 +62,7 @@ def quickstart(
     texts: list[str] | None = None,
     epochs: int | None = None,
     seed: int = 0,
+    resume: bool = False,
     report: Callable[[str], None] = logger.info,
 ) -> QuickstartResult:
     """Fine-tune a teacher, cut a student out of the encoder, align it, and compare.
@@ -70,13 +72,15 @@ def quickstart(
     `benchmarks/` has the measurements.
 
     Args:
-        output_dir: Folder for the models; `alad` in it is the finished one with its card.
+        output_dir: Folder for the models. Its folders `teacher`, `plain`, `plug_and_play` and `alad` are made anew;
+            the last one is the finished model with its card.
         data: A source for `load_token_classification`, or the splits themselves.
         encoder: Pretrained encoder: fine-tuned as the teacher, its lowest layers are the student.
         layers: Number of layers of the student.
         texts: Unlabelled text for the alignment; by default made from the training sentences.
         epochs: Passes over the labels; by default enough for about 200 steps, at least 5.
         seed: Of everything random.
+        resume: Keep those folders and go on from the checkpoints of an interrupted call.
         report: Called with a line of text at every step of the way.
 
     Returns:
@@ -98,8 +102,16 @@ def quickstart(
 
     def train_and_measure(name: str, folder: str, **arguments: Any) -> tuple[TrainedTagger, Row]:
         report(f"Training: {name}")
+        if not resume:
+            shutil.rmtree(output_dir / folder, ignore_errors=True)
         tagger = train_tagger(
-            source, splits, output_dir / folder, tokenizer=tokenizer, dataset_name=dataset_name, **arguments
+            source,
+            splits,
+            output_dir / folder,
+            tokenizer=tokenizer,
+            dataset_name=dataset_name,
+            resume=resume,
+            **arguments,
         )
         size = efficiency_report(tagger.model, tokenizer, splits["test"]["tokens"])
         return tagger, Row(

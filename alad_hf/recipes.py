@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerCallback,
+    set_seed,
 )
 
 from .alignment.teacher_cache import cache_teacher_states
@@ -118,6 +119,7 @@ def train_tagger(
         The trained model, in eval mode, and its scores.
     """
     budget = budget or Budget()
+    set_seed(budget.seed)  # the Trainer seeds itself only after the head and the adapter were initialised
     output_dir = Path(output_dir)
     tokenizer = tokenizer or AutoTokenizer.from_pretrained(
         encoder if isinstance(encoder, str) else encoder.name_or_path

@@ -14,13 +14,13 @@ from alad_hf.quickstart import Row, _with_gap, quickstart, tag_in_fresh_process
 def test_compares_saves_and_tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("alad_hf.alignment.teacher_cache.HF_DATASETS_CACHE", str(tmp_path / "cache"))
     lines: list[str] = []
-    result = quickstart(
-        tmp_path / "out",
-        data=DatasetDict(train=dataset(8), validation=dataset(), test=dataset()),
-        encoder=student(tmp_path / "student"),
-        epochs=2,
-        report=lines.append,
-    )
+    arguments = {
+        "data": DatasetDict(train=dataset(8), validation=dataset(), test=dataset()),
+        "encoder": student(tmp_path / "student"),
+        "epochs": 2,
+        "report": lines.append,
+    }
+    result = quickstart(tmp_path / "out", **arguments)
     names = ["teacher", "plain student", "AlAd plug-and-play", "AlAd joint"]
     assert [row.name for row in result.rows] == names
     assert lines == [f"Training: {name}" for name in names]
@@ -35,6 +35,9 @@ def test_compares_saves_and_tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert all(name in card for name in names)
     assert str(tmp_path) not in card
     assert isinstance(tag_in_fresh_process(result.model_dir, "Smith visited New York ."), str)
+    for resume in (False, True):  # a second call works, whether it starts anew or finds everything done
+        again = quickstart(tmp_path / "out", **arguments, resume=resume)
+        assert [row.score for row in again.rows] == [row.score for row in result.rows]
     with pytest.raises(RuntimeError, match="could not be used in a fresh process"):
         tag_in_fresh_process(tmp_path / "nowhere", "Smith")
 
