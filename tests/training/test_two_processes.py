@@ -19,12 +19,15 @@ ROOT = HERE.parents[1]
 def processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """The results of both processes; gloo on the loopback device, a free port chosen by the launcher."""
     folder = tmp_path_factory.mktemp("two_processes")
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv-backend=c10d"]
+    # `accelerate launch`; its --cpu alone stays in one process, and several of them go by the name of --multi_gpu.
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
+    settings = ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
     done = subprocess.run(
-        [sys.executable, *launcher, "--rdzv-endpoint=127.0.0.1:0", str(HERE / "two_process_script.py"), str(folder)],
+        [sys.executable, *launcher, *settings, str(HERE / "two_process_script.py"), str(folder)],
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent), str(ROOT)]),
+            "ACCELERATE_USE_CPU": "true",
             "OMP_NUM_THREADS": "1",
             "GLOO_SOCKET_IFNAME": "lo",
         },

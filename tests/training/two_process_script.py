@@ -1,4 +1,4 @@
-"""Train every task for two steps and save weights and logs; `torch.distributed.run` starts it in each process."""
+"""Train every task for two steps and save weights and logs; `accelerate launch` starts it in each process."""
 
 from __future__ import annotations
 
