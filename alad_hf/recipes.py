@@ -202,6 +202,7 @@ def train_tagger(
         callbacks=callbacks,
     )
     trainer.save_model(str(output_dir))
+    model.name_or_path = str(output_dir)  # what it is now; as a teacher it will be named and found by it
     model.eval()
     split = "test" if "test" in data else "validation"
     scores = evaluate_tagger(model, tokenizer, data[split])
@@ -213,6 +214,7 @@ def train_tagger(
             dataset_name=dataset_name,
             metrics=scores,
             split=split,
+            language="en" if dataset_name == "builtin" else None,
             training={name: value for name, value in asdict(budget).items() if value is not None},
         )
     return TrainedTagger(model, tokenizer, scores, split)

@@ -34,6 +34,8 @@ def test_compares_saves_and_tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     card = (result.model_dir / "README.md").read_text(encoding="utf-8")
     assert all(name in card for name in names)
     assert str(tmp_path) not in card
+    assert "| teacher | teacher |" in card.replace("`", "")
+    assert {path.name for path in result.model_dir.iterdir() if path.is_dir()} == set()
     assert isinstance(tag_in_fresh_process(result.model_dir, "Smith visited New York ."), str)
     for resume in (False, True):  # a second call works, whether it starts anew or finds everything done
         again = quickstart(tmp_path / "out", **arguments, resume=resume)

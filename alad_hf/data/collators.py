@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-IGNORED = -100
-UNLABELLED = -1
+from ..models.modeling_alad import IGNORED, UNLABELLED
 
 LENGTH_COLUMN = "length"
 """By this column the Trainer groups rows; it is no input of a model."""

@@ -9,9 +9,9 @@ from typing import Literal
 from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-logger = logging.getLogger(__name__)
+from ..models.modeling_alad import IGNORED
 
-IGNORED = -100
+logger = logging.getLogger(__name__)
 
 # Position embeddings of these start behind the padding index, so that many of them hold no token.
 _POSITIONS_BEHIND_PADDING = {
