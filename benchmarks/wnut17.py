@@ -15,7 +15,6 @@ import json
 import logging
 import random
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +193,6 @@ class Experiment:
     def arm(self, name: str) -> dict[str, Any]:
         """Train one arm and measure it."""
         options, total = self.options, self.text_steps + self.task_steps
-        start = time.time()
         set_seed(self.seed)
         result: dict[str, Any] = {}
         if name == "teacher":
@@ -242,7 +240,6 @@ class Experiment:
             "test": self.score(model, "test"),
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "trainable": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-            "seconds": round(time.time() - start, 1),
         }
         return result
 
@@ -303,7 +300,7 @@ def main() -> None:
                     f"seed {seed} {name:15} dev {100 * run['validation']['f1']:.1f} "
                     f"test {100 * run['test']['f1']:.1f} "
                     f"unlabelled {100 * run.get('validation_without_labels', 0):.1f} / "
-                    f"{100 * run.get('test_without_labels', 0):.1f} epoch {run.get('epoch')} {run['seconds']} s",
+                    f"{100 * run.get('test_without_labels', 0):.1f} epoch {run.get('epoch')}",
                     flush=True,
                 )
 
