@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,13 +16,20 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 
 
+def free_port() -> int:
+    """A port that was free a moment ago; accelerate 1.3 waits for ever on port 0."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """The results of both processes; gloo on the loopback device, a free port chosen by the launcher."""
     folder = tmp_path_factory.mktemp("two_processes")
     # `accelerate launch`; its --cpu alone stays in one process, and several of them go by the name of --multi_gpu.
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
-    settings = ["--mixed_precision=no", "--dynamo_backend=no", "--main_process_port=0"]
+    settings = ["--mixed_precision=no", "--dynamo_backend=no", f"--main_process_port={free_port()}"]
     done = subprocess.run(
         [sys.executable, *launcher, *settings, str(HERE / "two_process_script.py"), str(folder)],
         env={
