@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
 from tiny import STUDENT_CONFIGS, TAGS, random_batch, tiny_config, tiny_teacher
 from transformers import (
     AlbertConfig,
@@ -28,6 +30,18 @@ def deep_config(name: str, **changes: object) -> PreTrainedConfig:
     if name == "modernbert":
         changes = {"layer_types": None, "global_attn_every_n_layers": 3, **changes}
     return tiny_config(name, **changes)
+
+
+def skip_where_transformers_cannot_reload(name: str, layer_map: list[int]) -> None:
+    """Older transformers write ModernBERT configurations with one kind of attention that they then refuse to read."""
+    if name == "modernbert":
+        kinds = deep_config(name).layer_types
+        types = [kinds[index] for index in layer_map]
+        try:  # without any code of ours
+            config = deep_config(name, num_hidden_layers=len(layer_map), layer_types=types)
+            type(config).from_dict(AutoModel.from_config(config).config.to_dict())
+        except StrictDataclassError as error:
+            pytest.skip(f"transformers {transformers.__version__} cannot reload this configuration: {error!s:.80}")
 
 
 def deep_model(name: str) -> PreTrainedModel:
@@ -81,6 +95,7 @@ class TestEveryArchitecture:
 
     @pytest.mark.parametrize("layer_map", [[0], [0, 3], [0, 2, 3], [0, 3, 1]])
     def test_saves_and_loads(self, name: str, layer_map: list[int], tmp_path: Path) -> None:
+        skip_where_transformers_cannot_reload(name, layer_map)
         model = deep_model(name)
         student = truncate_layers(model, layer_map)
         assert type(student) is type(model)
@@ -119,6 +134,7 @@ class TestEveryArchitecture:
 @pytest.mark.parametrize("layer_map", [[0, 3], [0, 2, 1], [0, 1, 2], [0]])
 def test_modernberts_attention_types_follow_the_map(layer_map: list[int], tmp_path: Path) -> None:
     """Every third layer sees the whole text, the others a window: a layer must keep its own kind."""
+    skip_where_transformers_cannot_reload("modernbert", layer_map)
     model = deep_model("modernbert")
     full = model.config.layer_types
     assert full == ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
