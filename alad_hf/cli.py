@@ -94,7 +94,7 @@ def quickstart(
         typer.echo(json.dumps([asdict(row) for row in result.rows], indent=1))
     else:
         table = Table(title=f"{data}: test score, one seed", box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=False)
-        for column in ("", "F1", "parameters", "trained", "stored MB", "sentences/s", "gap recovered"):
+        for column in ("", "F1", "params", "trained", "stored\nMB", "sentences\nper s", "gap\nrecovered"):
             table.add_column(column, justify="right" if column else "left", no_wrap=not column)
         for row in result.rows:
             gap = "" if row.gap_recovered is None else f"{100 * row.gap_recovered:.0f} %"
