@@ -68,7 +68,8 @@ def quickstart(
     """Fine-tune a teacher, cut a student out of the encoder, align it, and compare.
 
     Every arm over the student takes the same number of optimiser steps; the plain student spends all of them on the
-    labels. The epoch is selected on the validation split, the scores are on the test split. One seed: a demonstration;
+    labels. The best of up to five evaluations on the validation split
+    is kept, the scores are on the test split. One seed: a demonstration;
     `benchmarks/` has the measurements.
 
     Args:
