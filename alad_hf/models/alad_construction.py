@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import logging
 from typing import Any
@@ -11,8 +10,18 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from .configuration_alad import AlAdConfig
-from .student import load_student
-from .teacher import TeacherSignal, check_same_tokenization, linear_head, load_teacher, state_width, teacher_signal
+from .quantized_student import check_frozen, float_config, keep_quantization
+from .student import bare_encoder, load_student
+from .teacher import (
+    TeacherColumns,
+    TeacherSignal,
+    linear_head,
+    load_teacher,
+    state_width,
+    tagging_head,
+    teacher_signal,
+    tokenizes_alike,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +45,8 @@ class StudentTeacherMixin:
         """Put an alignment adapter (and this class's head) on a pretrained student.
 
         Args:
-            student: Folder, Hub id, or a model in memory (its encoder is copied; a task head is left behind).
+            student: Folder, Hub id, or a model in memory (its encoder is copied; a task head is left behind). LoRA
+                weights of a `PeftModel` are merged into the copy. int8 weights of torchao stay as they are.
             teacher: Folder, Hub id or model. Sets the aligned width, the labels and the head, and is attached, so that
                 training needs nothing else; see `attach_teacher`. Without one, train on cached teacher columns.
             tokenizer: The student's tokenizer, where it cannot be loaded from the student's own name.
@@ -46,7 +56,7 @@ class StudentTeacherMixin:
 
         Raises:
             TypeError: An argument that `AlAdConfig` does not have.
-            ValueError: Student and teacher do not fit together.
+            ValueError: Student and teacher do not fit together, or the student is quantized and not frozen.
         """
         unknown = sorted(set(config_arguments) - _CONFIG_ARGUMENTS)
         if unknown:
@@ -55,11 +65,12 @@ class StudentTeacherMixin:
             )
             raise TypeError(f"{unknown} are not fields of AlAdConfig; it has {own} besides id2label and num_labels.")
         student_name = student if isinstance(student, str) else student.name_or_path
-        encoder = load_student(student) if isinstance(student, str) else student.base_model
+        encoder = load_student(student) if isinstance(student, str) else bare_encoder(student)
+        check_frozen(encoder, config_arguments.get("freeze_student"))
         if isinstance(teacher, str):
             teacher = load_teacher(teacher)
         if teacher is not None:
-            config_arguments.setdefault("hidden_size", state_width(teacher))
+            config_arguments.setdefault("hidden_size", state_width(teacher, config_arguments.get("teacher_layers")))
             config_arguments.setdefault("teacher_name_or_path", teacher.name_or_path or None)
             if "id2label" not in config_arguments and "num_labels" not in config_arguments:
                 config_arguments["id2label"] = dict(teacher.config.id2label)
@@ -67,13 +78,14 @@ class StudentTeacherMixin:
             labels = config_arguments["id2label"]
             config_arguments.setdefault("label2id", {name: int(index) for index, name in labels.items()})
         config = AlAdConfig(
-            text_config=copy.deepcopy(encoder.config),
+            text_config=float_config(encoder),
             student_name_or_path=config_arguments.pop("student_name_or_path", student_name or None),
             **config_arguments,
         )
         model = cls(config)
         _copy_encoder(encoder, model.base_model.encoder)
         model.to(encoder.dtype)
+        keep_quantization(encoder, model)
         if teacher is not None:
             if copy_teacher_head:
                 model._copy_teacher_head(teacher)
@@ -83,7 +95,12 @@ class StudentTeacherMixin:
     @property
     def teacher(self) -> PreTrainedModel | None:
         """The attached teacher, if any."""
-        return self.__dict__.get("_attached_teacher", (None,))[0]
+        return self.__dict__.get("_attached_teacher", (None, None, False))[0]
+
+    @property
+    def teacher_tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The attached teacher's tokenizer."""
+        return self.__dict__.get("_attached_teacher", (None, None, False))[1]
 
     def attach_teacher(
         self,
@@ -98,17 +115,22 @@ class StudentTeacherMixin:
         of `state_dict`, `parameters`, `save_pretrained` nor `.to()`. Cached columns (`alad_hf.cache_teacher_states`)
         give the same loss and run the teacher once instead of once an epoch.
 
+        A teacher that tokenizes like the student reads the student's tokens. Any other reads its own: batches then
+        need `teacher_input_ids` and `teacher_alignment`, which the encoders of this package add where they are given
+        `teacher_tokenizer`.
+
         Args:
             teacher: Folder, Hub id, or a model.
             tokenizer: The student's tokenizer; by default loaded from `config.student_name_or_path`.
             teacher_tokenizer: The teacher's; by default loaded from the teacher's name.
 
         Raises:
-            ValueError: The teacher's width or labels do not fit, or its tokenizer is another one.
+            ValueError: The teacher's width or labels do not fit, it lacks a layer of `config.teacher_layers`, or a
+                tokenizer cannot be loaded.
         """
         if isinstance(teacher, str):
             teacher = load_teacher(teacher)
-        width = state_width(teacher)
+        width = state_width(teacher, self.config.teacher_layers)
         if width != self.config.hidden_size:
             raise ValueError(
                 f"The teacher's states are {width} wide, the aligned states {self.config.hidden_size}. "
@@ -117,17 +139,31 @@ class StudentTeacherMixin:
         self._check_teacher_labels(teacher)
         tokenizer = tokenizer or load_tokenizer(self.config.student_name_or_path, "tokenizer")
         teacher_tokenizer = teacher_tokenizer or load_tokenizer(teacher.name_or_path, "teacher_tokenizer")
-        check_same_tokenization(tokenizer, teacher_tokenizer)
+        alike = tokenizes_alike(tokenizer, teacher_tokenizer)
         teacher.eval().requires_grad_(False)
         # In a tuple and past nn.Module's bookkeeping, so that the teacher never becomes a submodule.
-        self.__dict__["_attached_teacher"] = (teacher,)
+        self.__dict__["_attached_teacher"] = (teacher, teacher_tokenizer, alike)
 
     def detach_teacher(self) -> None:
         """Forget the attached teacher; the model is unchanged otherwise."""
         self.__dict__.pop("_attached_teacher", None)
 
-    def _run_teacher(self, **inputs: torch.Tensor | None) -> TeacherSignal:
-        if inputs.get("input_ids") is None:
+    def _run_teacher(self, given: TeacherColumns, **inputs: torch.Tensor | None) -> TeacherSignal:
+        """Run the attached teacher on its own tokens where the batch has them, else on the student's."""
+        alike = self.__dict__["_attached_teacher"][2]
+        if given.input_ids is not None and given.alignment is not None:
+            inputs = {
+                "input_ids": given.input_ids,
+                "attention_mask": given.attention_mask,
+                "token_type_ids": given.token_type_ids,
+            }
+        elif not alike or given.input_ids is not None or given.alignment is not None:
+            raise ValueError(
+                "A teacher with another tokenizer than the student reads its own tokens, and the batch lacks "
+                "teacher_input_ids or teacher_alignment. Encode the rows with encode_tagged_words(..., "
+                "teacher_tokenizer=...), or compute the teacher's states before training with cache_teacher_states."
+            )
+        elif inputs.get("input_ids") is None:
             raise ValueError(
                 "An attached teacher reads input_ids, and only inputs_embeds were given. Pass input_ids, or the "
                 "teacher's states as teacher_states."
@@ -135,11 +171,11 @@ class StudentTeacherMixin:
         device = inputs["input_ids"].device
         if self.teacher.device != device:
             self.teacher.to(device)
-        return teacher_signal(self.teacher, **inputs)
+        return teacher_signal(self.teacher, layers=self.config.teacher_layers, alignment=given.alignment, **inputs)
 
     def _check_teacher_labels(self, teacher: PreTrainedModel) -> None:
         """Distillation compares logits by position, so the labels must be in the same order too."""
-        has_tags = getattr(self, "classifier", None) is not None and getattr(teacher, "classifier", None) is not None
+        has_tags = tagging_head(self) is not None and tagging_head(teacher) is not None
         if has_tags and self.config.distillation_weight and teacher.config.id2label != self.config.id2label:
             raise ValueError(
                 f"The teacher's labels are {list(teacher.config.id2label.values())}, the model's "
@@ -156,7 +192,7 @@ class StudentTeacherMixin:
 
     def _copy_teacher_head(self, teacher: PreTrainedModel) -> None:
         own = getattr(self, "classifier", None) or getattr(self, "qa_outputs", None)
-        head = linear_head(teacher) if own is not None else None
+        head = linear_head(teacher, self.config.teacher_layers) if own is not None else None
         if head is None or head.weight.shape != own.weight.shape or teacher.config.id2label != self.config.id2label:
             return
         with torch.no_grad():
@@ -164,10 +200,12 @@ class StudentTeacherMixin:
             own.bias.copy_(head.bias if head.bias is not None else torch.zeros_like(own.bias))
 
     def num_parameters_by_part(self) -> dict[str, int]:
-        """Number of parameters, each tensor once, in the student, the adapter and the head."""
+        """Number of parameters, each tensor once, in the student, the adapter with its layer mix, and the head."""
         base = self.base_model
         student = {id(parameter): parameter.numel() for parameter in base.encoder.parameters()}
         adapter = {id(parameter): parameter.numel() for parameter in base.adapter.parameters()}
+        if base.layer_mix is not None:
+            adapter |= {id(parameter): parameter.numel() for parameter in base.layer_mix.parameters()}
         every = {id(parameter): parameter.numel() for parameter in self.parameters()}
         parts = {"student": sum(student.values()), "adapter": sum(adapter.values())}
         return parts | {"head": sum(every.values()) - sum(parts.values())}
@@ -185,7 +223,9 @@ class StudentTeacherMixin:
 
 
 def _copy_encoder(source: PreTrainedModel, target: PreTrainedModel) -> None:
-    missing, unexpected = target.load_state_dict(source.state_dict(), strict=False)
+    # Assigned, since copying into a float parameter would undo a quantization.
+    weights = {name: value.detach().clone().to(target.device) for name, value in source.state_dict().items()}
+    missing, unexpected = target.load_state_dict(weights, strict=False, assign=True)
     unexpected = [name for name in unexpected if not name.startswith("pooler.")]
     if missing or unexpected:
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -29,23 +30,30 @@ def context_windows(states: torch.Tensor, window_size: int) -> torch.Tensor:
 
 
 class AdapterLinear(nn.Linear):
-    """A linear layer that knows how it starts: "uniform" is PyTorch's default, "zero", or "identity" if it is square.
+    """A linear layer that knows how it starts: "uniform" is PyTorch's default, "zero", or "identity".
+
+    "identity" passes on the middle one of `positions` equal parts of the input, if it is as wide as the output;
+    otherwise the start is uniform.
 
     The start is a property of this leaf because transformers, for classes outside its own package, calls
     `_init_weights` only on modules that own a parameter directly: an adapter could not initialise its layers.
     """
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True, start: str = "uniform") -> None:
+    def __init__(
+        self, in_features: int, out_features: int, bias: bool = True, start: str = "uniform", positions: int = 1
+    ) -> None:
         self.start = start
+        self.positions = positions
         super().__init__(in_features, out_features, bias)
 
     def init_weights(self) -> None:
         """Initialise what was not loaded from a checkpoint; called by the model's `_init_weights`."""
         zero = self.start == "zero"
-        identity = self.start == "identity" and self.in_features == self.out_features
+        identity = self.start == "identity" and self.in_features == self.positions * self.out_features
         bound = 1 / math.sqrt(self.in_features)
         if identity:
-            init.eye_(self.weight)
+            before = self.positions // 2 * self.out_features
+            init.copy_(self.weight, functional.pad(torch.eye(self.out_features), (before, before)))
         elif zero:
             init.zeros_(self.weight)
         else:
@@ -65,10 +73,10 @@ class AlignmentAdapter(nn.Module):
 
     @staticmethod
     def from_sizes(
-        adapter_type: str, student_size: int, aligned_size: int, window_size: int, adapter_size: int
+        adapter_type: str, student_size: int, aligned_size: int, window_size: int, adapter_size: int | None
     ) -> AlignmentAdapter:
-        """Build the form called `adapter_type` ("light" or "mlp") for the given widths."""
-        forms = {"light": LightAdapter, "mlp": WindowMLPAdapter}
+        """Build the form called `adapter_type` ("light", "linear" or "mlp") for the given widths."""
+        forms = {"light": LightAdapter, "linear": LinearAdapter, "mlp": WindowMLPAdapter}
         if adapter_type not in forms:
             raise ValueError(f"adapter_type must be one of {sorted(forms)}, got {adapter_type!r}.")
         return forms[adapter_type](student_size, aligned_size, window_size, adapter_size)
@@ -76,6 +84,29 @@ class AlignmentAdapter(nn.Module):
     def forward(self, student_states: torch.Tensor) -> torch.Tensor:
         """Map (batch, tokens, d_C) to (batch, tokens, d_L)."""
         raise NotImplementedError
+
+
+class LinearAdapter(AlignmentAdapter):
+    """A linear map of the window, W [x_(t-r); ...; x_(t+r)] + b, with W full or of rank `adapter_size`.
+
+    The only form whose best weights are known in closed form (`alad_hf.alignment.fit_adapter`). A full W starts, where
+    the widths agree, as the student itself.
+    """
+
+    def __init__(self, student_size: int, aligned_size: int, window_size: int, adapter_size: int | None) -> None:
+        super().__init__()
+        self.window_size = window_size
+        window = window_size * student_size
+        if adapter_size is None:
+            self.down = nn.Identity()
+            self.linear = AdapterLinear(window, aligned_size, start="identity", positions=window_size)
+        else:
+            self.down = AdapterLinear(window, adapter_size, bias=False)
+            self.linear = AdapterLinear(adapter_size, aligned_size)
+
+    def forward(self, student_states: torch.Tensor) -> torch.Tensor:
+        """Map (batch, tokens, d_C) to (batch, tokens, d_L)."""
+        return self.linear(self.down(context_windows(student_states, self.window_size)))
 
 
 class WindowMLPAdapter(AlignmentAdapter):
@@ -114,4 +145,49 @@ class LightAdapter(AlignmentAdapter):
         return self.linear(student_states) + self.up(context_windows(reduced, self.window_size))
 
 
-__all__ = ["AdapterLinear", "AlignmentAdapter", "LightAdapter", "WindowMLPAdapter", "context_windows"]
+class LayerMix(nn.Module):
+    """A learned weighted mean of all hidden states of the student (scalar mix of Peters et al. 2018, with scale 1).
+
+    Args:
+        num_states: Number of hidden states, the embeddings included.
+    """
+
+    # At first the mix is nearly the last states: the student was made for these to be read.
+    LAST_WEIGHT_AT_START = 0.99
+
+    def __init__(self, num_states: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.empty(num_states))
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Initialise what was not loaded from a checkpoint; called by the model's `_init_weights`."""
+        logits = torch.zeros(len(self.logits))
+        odds = self.LAST_WEIGHT_AT_START / (1 - self.LAST_WEIGHT_AT_START)
+        logits[-1] = math.log(odds * max(1, len(logits) - 1))
+        init.copy_(self.logits, logits)
+
+    def forward(self, hidden_states: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Mix states of shape (batch, tokens, d_C), one for every logit, into one.
+
+        Raises:
+            ValueError: There are more or fewer states than logits.
+        """
+        if len(hidden_states) != len(self.logits):
+            raise ValueError(
+                f"The student returned {len(hidden_states)} hidden states where {len(self.logits)} were expected, one "
+                "for the embeddings and one for every layer of its configuration. Set mix_student_layers=False."
+            )
+        weights = self.logits.float().softmax(dim=0).to(self.logits.dtype)
+        return sum(weight * states for weight, states in zip(weights.unbind(), hidden_states, strict=True))
+
+
+__all__ = [
+    "AdapterLinear",
+    "AlignmentAdapter",
+    "LayerMix",
+    "LightAdapter",
+    "LinearAdapter",
+    "WindowMLPAdapter",
+    "context_windows",
+]

@@ -10,8 +10,9 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 # Width of the adapter's inner layer when the user names none. 1280 is the published one (arXiv 2602.14635, authors'
-# code); 64 keeps the light form under a fifth of the published form's parameters from 128 to 1024 wide students.
-DEFAULT_ADAPTER_SIZES = {"light": 64, "mlp": 1280}
+# code); 64 keeps the light form under a fifth of the published form's parameters from 128 to 1024 wide students. The
+# linear form has an inner layer, which limits its rank, only where one is asked for.
+DEFAULT_ADAPTER_SIZES = {"light": 64, "linear": None, "mlp": 1280}
 
 # Bounds that no sensible configuration reaches: a hostile config.json must fail here, before memory is allocated.
 MAX_WINDOW_SIZE = 129
@@ -26,14 +27,23 @@ class AlAdConfig(PreTrainedConfig):
         text_config: Configuration of the student encoder, any that `AutoModel` builds; by default a `BertConfig`.
         hidden_size: Width of the aligned states, i.e. of the teacher. Defaults to the student's width.
         window_size: How many student positions the adapter sees for one output; odd.
-        adapter_type: "light" (a linear path plus a low-rank window correction) or "mlp" (the published window MLP).
-        adapter_size: Inner width of the adapter; defaults to 64 for "light" and 1280 for "mlp".
+        adapter_type: "light" (a linear path plus a low-rank window correction), "linear" (a linear map of the window)
+            or "mlp" (the published window MLP).
+        adapter_size: Inner width of the adapter; defaults to 64 for "light" and 1280 for "mlp". Of "linear" it is the
+            map's rank, at most `hidden_size`, and by default None, full rank.
+        mix_student_layers: Give the adapter a learned weighted mean of all the student's hidden states in place of the
+            last one.
         freeze_student: Keep the student's weights fixed and the student in eval mode (plug-and-play).
+        freeze_embeddings: Keep the student's token embeddings fixed when the rest of it is trained. Words that the
+            training text lacks then stay beside those that it has, and most of the optimiser's work falls away. Turn
+            it off for a student whose embeddings were never trained.
         alignment_mse_weight: Weight of the squared error between aligned and teacher states, a mean over the width.
             The published loss sums over the width instead, which is a weight of `hidden_size` here.
         alignment_cosine_weight: Weight of one minus the cosine of aligned and teacher states.
         distillation_weight: Weight of the divergence between the teacher's and the model's task logits.
         distillation_temperature: Temperature of that divergence, > 0.
+        teacher_layers: Which of the teacher's hidden states are aligned, as their mean: indices with 0 for the
+            embeddings, or negative from the end. By default the last ones, which the teacher's head reads.
         classifier_dropout: Dropout probability in front of the task head.
         initializer_range: Standard deviation of the normal that initialises the task head.
         student_name_or_path: Where the student came from; for the record and to find its tokenizer.
@@ -56,13 +66,16 @@ class AlAdConfig(PreTrainedConfig):
     text_config: dict | PreTrainedConfig | None = None
     hidden_size: int | None = None
     window_size: int = 5
-    adapter_type: Literal["light", "mlp"] = "light"
+    adapter_type: Literal["light", "linear", "mlp"] = "light"
     adapter_size: int | None = None
+    mix_student_layers: bool = False
     freeze_student: bool = False
+    freeze_embeddings: bool = True
     alignment_mse_weight: float | int = 0.1
     alignment_cosine_weight: float | int = 0.0
     distillation_weight: float | int = 1.0
     distillation_temperature: float | int = 1.0
+    teacher_layers: list[int] | None = None
     classifier_dropout: float | int = 0.1
     initializer_range: float | int = 0.02
     student_name_or_path: str | None = None
@@ -101,13 +114,21 @@ class AlAdConfig(PreTrainedConfig):
         if not 1 <= self.window_size <= MAX_WINDOW_SIZE or self.window_size % 2 == 0:
             raise ValueError(f"window_size must be an odd number from 1 to {MAX_WINDOW_SIZE}, got {self.window_size}.")
         for name in ("hidden_size", "adapter_size"):
-            if not 1 <= getattr(self, name) <= MAX_WIDTH:
-                raise ValueError(f"{name} must be from 1 to {MAX_WIDTH}, got {getattr(self, name)}.")
+            value = getattr(self, name)
+            if value is not None and not 1 <= value <= MAX_WIDTH:
+                raise ValueError(f"{name} must be from 1 to {MAX_WIDTH}, got {value}.")
+        if self.adapter_type == "linear" and self.adapter_size is not None and self.adapter_size > self.hidden_size:
+            raise ValueError(
+                f"adapter_size is the rank of a linear adapter, which cannot exceed hidden_size={self.hidden_size}, "
+                f"got {self.adapter_size}; leave it out for full rank."
+            )
         for name in ("alignment_mse_weight", "alignment_cosine_weight", "distillation_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be finite and not negative, got {getattr(self, name)}; 0 turns it off.")
         if not 0 < self.distillation_temperature < float("inf"):
             raise ValueError(f"distillation_temperature must be finite and > 0, got {self.distillation_temperature}.")
+        if self.teacher_layers == []:
+            raise ValueError("teacher_layers must name one layer or more, got []; None takes the last one.")
         if not 0 <= self.classifier_dropout < 1:
             raise ValueError(f"classifier_dropout must be in [0, 1), got {self.classifier_dropout}.")
 

@@ -13,11 +13,12 @@ from transformers.modeling_outputs import BaseModelOutput, QuestionAnsweringMode
 from transformers.utils import can_return_tuple
 
 from .alad_construction import StudentTeacherMixin
-from .alignment_adapter import AdapterLinear, AlignmentAdapter
+from .alignment_adapter import AdapterLinear, AlignmentAdapter, LayerMix
 from .alignment_loss import cosine_distance, distillation_divergence, squared_error
 from .configuration_alad import AlAdConfig
+from .quantized_student import asking_for_torchao, check_frozen, is_quantized, spare_float_parts
 from .student import build_student
-from .teacher import TeacherSignal, accepted_arguments
+from .teacher import TeacherColumns, TeacherSignal, accepted_arguments
 
 IGNORED = -100
 """Label of a token that neither carries a task loss nor is counted, as everywhere in transformers."""
@@ -67,19 +68,36 @@ class AlAdPreTrainedModel(StudentTeacherMixin, PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, AdapterLinear):
+        if isinstance(module, (AdapterLinear, LayerMix)):
             module.init_weights()
 
     @classmethod
     def from_pretrained(cls, *args: Any, **kwargs: Any) -> AlAdPreTrainedModel:
         """`PreTrainedModel.from_pretrained`, and the student frozen again where the configuration says so.
 
-        Loading replaces every parameter, and with it what `__init__` said about its gradient.
+        Loading replaces every parameter, and with it what `__init__` said about its gradient. A `quantization_config`
+        quantizes the student alone.
+
+        Raises:
+            ValueError: The student is quantized and `freeze_student` is False, or the quantization is not torchao's.
+            ImportError: The checkpoint is quantized by torchao, which is not installed.
         """
-        loaded = super().from_pretrained(*args, **kwargs)
+        if kwargs.get("quantization_config") is not None:
+            kwargs["quantization_config"] = spare_float_parts(kwargs["quantization_config"])
+        with asking_for_torchao():
+            loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.base_model.encoder.requires_grad_(not model.config.freeze_student)
+        model.freeze_student(model.config.freeze_student)
+        if is_quantized(model):
+            model.is_quantized = False  # or else the Trainer, which sees no adapter of peft, would refuse the model
         return loaded
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """`PreTrainedModel.save_pretrained`; a quantized student is stored as it is."""
+        if is_quantized(self):
+            # Or else transformers (5.6 to 5.23) tries to undo how torchao's tensors were loaded, and fails.
+            kwargs.setdefault("save_original_format", False)
+        super().save_pretrained(*args, **kwargs)
 
     def train(self, mode: bool = True) -> AlAdPreTrainedModel:
         """Set the mode; a frozen student stays in eval mode, so its states have no dropout noise."""
@@ -89,14 +107,20 @@ class AlAdPreTrainedModel(StudentTeacherMixin, PreTrainedModel):
         return self
 
     def freeze_student(self, frozen: bool = True) -> None:
-        """Freeze the student (plug-and-play) or release it (joint training); recorded in the configuration."""
+        """Freeze the student (plug-and-play) or release it (joint training); recorded in the configuration.
+
+        Raises:
+            ValueError: A quantized student is to be released.
+        """
+        check_frozen(self.base_model.encoder, frozen)
         self.config.freeze_student = frozen
-        self.base_model.encoder.requires_grad_(not frozen)
+        _set_trainable(self.base_model.encoder, self.config)
         self.train(self.training)
 
     def _alignment_terms(
         self, aligned: torch.Tensor, teacher_states: torch.Tensor | None, token_weights: torch.Tensor
     ) -> dict[str, torch.Tensor]:
+        """The unweighted sums over tokens; `token_weights` are 0 where the teacher has no counterpart."""
         if teacher_states is None:
             return {}
         if teacher_states.shape != aligned.shape:
@@ -122,16 +146,36 @@ class AlAdPreTrainedModel(StudentTeacherMixin, PreTrainedModel):
         return loss, {name: value.detach() for name, value in terms.items()}
 
     def _signal(
-        self,
-        teacher_states: torch.Tensor | None,
-        teacher_logits: torch.Tensor | None,
-        wanted: bool,
-        **inputs: torch.Tensor | None,
-    ) -> TeacherSignal:
-        """The given columns; else, where a loss is wanted, what the attached teacher says; else nothing."""
-        if teacher_states is None and teacher_logits is None and wanted and self.teacher is not None:
-            return self._run_teacher(**inputs)
-        return TeacherSignal(teacher_states, teacher_logits)
+        self, given: TeacherColumns, wanted: bool, real: torch.Tensor, **inputs: torch.Tensor | None
+    ) -> tuple[TeacherSignal, torch.Tensor]:
+        """What the teacher says, and which tokens it says it of.
+
+        Args:
+            given: The batch's columns. Where they hold no signal, an attached teacher gives it.
+            wanted: Whether a loss is wanted, without which no attached teacher runs.
+            real: (batch, tokens), 1 for real tokens.
+            **inputs: What the student reads.
+
+        Returns:
+            The signal, and a float (batch, tokens), 1 for real tokens with a counterpart among the teacher's.
+        """
+        signal = TeacherSignal(given.states, given.logits, given.mask)
+        if given.states is None and given.logits is None and wanted and self.teacher is not None:
+            signal = self._run_teacher(given, **inputs)
+        if signal.mask is None:
+            return signal, real.float()
+        if signal.mask.shape != real.shape:
+            raise ValueError(
+                f"teacher_mask has shape {tuple(signal.mask.shape)}, the batch {tuple(real.shape)} tokens. "
+                "It must say of each of the student's tokens whether the teacher has a counterpart."
+            )
+        return signal, real.float() * signal.mask
+
+
+def _set_trainable(encoder: PreTrainedModel, config: AlAdConfig) -> None:
+    encoder.requires_grad_(not config.freeze_student)
+    if config.freeze_embeddings:
+        encoder.get_input_embeddings().requires_grad_(False)
 
 
 class AlAdModel(AlAdPreTrainedModel):
@@ -159,9 +203,9 @@ class AlAdModel(AlAdPreTrainedModel):
             window_size=config.window_size,
             adapter_size=config.adapter_size,
         )
+        self.layer_mix = LayerMix(config.text_config.num_hidden_layers + 1) if config.mix_student_layers else None
         self._encoder_arguments = accepted_arguments(self.encoder)
-        if config.freeze_student:
-            self.encoder.requires_grad_(False)
+        _set_trainable(self.encoder, config)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -183,6 +227,11 @@ class AlAdModel(AlAdPreTrainedModel):
         labels: torch.Tensor | None = None,
         teacher_states: torch.Tensor | None = None,
         teacher_logits: torch.Tensor | None = None,
+        teacher_mask: torch.Tensor | None = None,
+        teacher_input_ids: torch.Tensor | None = None,
+        teacher_attention_mask: torch.Tensor | None = None,
+        teacher_token_type_ids: torch.Tensor | None = None,
+        teacher_alignment: torch.Tensor | None = None,
         output_hidden_states: bool | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
@@ -198,6 +247,11 @@ class AlAdModel(AlAdPreTrainedModel):
             labels: (batch, tokens); read only for how many are not -100, the divisor of the loss.
             teacher_states: (batch, tokens, d_L) to align to; an attached teacher computes them otherwise.
             teacher_logits: Accepted, so that cached columns fit every AlAd class, and of no use without a head.
+            teacher_mask: (batch, tokens), 0 where the teacher has no counterpart of a token: no loss but the task's.
+            teacher_input_ids: (batch, teacher tokens) for an attached teacher with another tokenizer.
+            teacher_attention_mask: (batch, teacher tokens), 1 for the teacher's real tokens.
+            teacher_token_type_ids: (batch, teacher tokens), where the teacher has token types.
+            teacher_alignment: (batch, tokens, teacher tokens) weights; a row sums to 1, or to 0 without a counterpart.
             output_hidden_states: Also return the student's states, followed by the aligned ones.
             num_items_in_batch: Divisor of the loss, as the Trainer gives it; defaults to the count of `labels`, or of
                 real tokens.
@@ -220,10 +274,23 @@ class AlAdModel(AlAdPreTrainedModel):
             "position_ids": position_ids,
             "inputs_embeds": inputs_embeds,
         }
+        given = TeacherColumns(
+            teacher_states,
+            None,
+            teacher_mask,
+            teacher_input_ids,
+            teacher_attention_mask,
+            teacher_token_type_ids,
+            teacher_alignment,
+        )
         known = {name: value for name, value in inputs.items() if value is None or name in self._encoder_arguments}
         known = {name: value for name, value in known.items() if value is not None}
-        encoded = self.encoder(**known, output_hidden_states=output_hidden_states, return_dict=True, **kwargs)
+        every_state = output_hidden_states or self.layer_mix is not None
+        encoded = self.encoder(**known, output_hidden_states=every_state, return_dict=True, **kwargs)
         student_states = encoded.last_hidden_state
+        if self.layer_mix is not None:
+            # Some encoders (a norm behind the last layer) return other states at the end of `hidden_states`.
+            student_states = self.layer_mix([*encoded.hidden_states[:-1], student_states])
         if attention_mask is None:
             real = student_states.new_ones(student_states.shape[:2])
         else:
@@ -232,11 +299,11 @@ class AlAdModel(AlAdPreTrainedModel):
             student_states = student_states * real.unsqueeze(-1)
         aligned = self.adapter(student_states)
 
-        signal = self._signal(teacher_states, None, self.training or labels is not None, **inputs)
+        signal, matched = self._signal(given, self.training or labels is not None, real, **inputs)
         items = num_items_in_batch
         if items is None:
             items = real.sum() if labels is None else (labels != IGNORED).sum().clamp(min=1)
-        loss, loss_terms = self._total_loss(self._alignment_terms(aligned, signal.states, real.float()), items)
+        loss, loss_terms = self._total_loss(self._alignment_terms(aligned, signal.states, matched), items)
         return AlAdModelOutput(
             last_hidden_state=aligned,
             hidden_states=(*encoded.hidden_states, aligned) if output_hidden_states else None,
@@ -279,6 +346,11 @@ class AlAdForTokenClassification(AlAdPreTrainedModel):
         labels: torch.Tensor | None = None,
         teacher_states: torch.Tensor | None = None,
         teacher_logits: torch.Tensor | None = None,
+        teacher_mask: torch.Tensor | None = None,
+        teacher_input_ids: torch.Tensor | None = None,
+        teacher_attention_mask: torch.Tensor | None = None,
+        teacher_token_type_ids: torch.Tensor | None = None,
+        teacher_alignment: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
     ) -> AlAdTokenClassifierOutput:
@@ -296,6 +368,11 @@ class AlAdForTokenClassification(AlAdPreTrainedModel):
             labels: (batch, tokens) tag ids; -100 is ignored, -1 marks a token of unlabelled text.
             teacher_states: (batch, tokens, d_L) of the teacher; an attached teacher computes them otherwise.
             teacher_logits: (batch, tokens, labels) of the teacher.
+            teacher_mask: (batch, tokens), 0 where the teacher has no counterpart of a token: no loss but the task's.
+            teacher_input_ids: (batch, teacher tokens) for an attached teacher with another tokenizer.
+            teacher_attention_mask: (batch, teacher tokens), 1 for the teacher's real tokens.
+            teacher_token_type_ids: (batch, teacher tokens), where the teacher has token types.
+            teacher_alignment: (batch, tokens, teacher tokens) weights; a row sums to 1, or to 0 without a counterpart.
             num_items_in_batch: Divisor of the loss, as the Trainer gives it; defaults to the number of labels that are
                 not -100, or of real tokens where there are no labels.
             **kwargs: Passed on to the student, such as `output_hidden_states` or `output_attentions`.
@@ -310,23 +387,31 @@ class AlAdForTokenClassification(AlAdPreTrainedModel):
             "position_ids": position_ids,
             "inputs_embeds": inputs_embeds,
         }
+        given = TeacherColumns(
+            teacher_states,
+            teacher_logits,
+            teacher_mask,
+            teacher_input_ids,
+            teacher_attention_mask,
+            teacher_token_type_ids,
+            teacher_alignment,
+        )
         outputs = self.model(**inputs, **kwargs, return_dict=True)
         logits = self.classifier(self.dropout(outputs.last_hidden_state))
 
-        signal = self._signal(teacher_states, teacher_logits, self.training or labels is not None, **inputs)
         real = logits.new_ones(logits.shape[:2]) if attention_mask is None else attention_mask
-        real = real.float()
+        signal, matched = self._signal(given, self.training or labels is not None, real, **inputs)
         sums = {}
         if labels is not None:
             classes = labels.masked_fill(labels < 0, IGNORED)
             sums["task"] = functional.cross_entropy(
                 logits.float().flatten(0, 1), classes.flatten(), ignore_index=IGNORED, reduction="sum"
             )
-        sums |= self._alignment_terms(outputs.last_hidden_state, signal.states, real)
+        sums |= self._alignment_terms(outputs.last_hidden_state, signal.states, matched)
         if signal.logits is not None and self.config.distillation_weight:
             self._check_teacher_logits(signal.logits, logits)
             sums["distillation"] = distillation_divergence(
-                logits, signal.logits, real, self.config.distillation_temperature
+                logits, signal.logits, matched, self.config.distillation_temperature
             )
         items = num_items_in_batch
         if items is None:
@@ -370,6 +455,11 @@ class AlAdForQuestionAnswering(AlAdPreTrainedModel):
         end_positions: torch.Tensor | None = None,
         teacher_states: torch.Tensor | None = None,
         teacher_logits: torch.Tensor | None = None,
+        teacher_mask: torch.Tensor | None = None,
+        teacher_input_ids: torch.Tensor | None = None,
+        teacher_attention_mask: torch.Tensor | None = None,
+        teacher_token_type_ids: torch.Tensor | None = None,
+        teacher_alignment: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         **kwargs: Any,
     ) -> AlAdQuestionAnsweringOutput:
@@ -389,6 +479,11 @@ class AlAdForQuestionAnswering(AlAdPreTrainedModel):
             end_positions: (batch,) index of its last token.
             teacher_states: (batch, tokens, d_L) of the teacher; an attached teacher computes them otherwise.
             teacher_logits: (batch, tokens, 2), start and end logits of the teacher.
+            teacher_mask: (batch, tokens), 0 where the teacher has no counterpart of a token: no loss but the task's.
+            teacher_input_ids: (batch, teacher tokens) for an attached teacher with another tokenizer.
+            teacher_attention_mask: (batch, teacher tokens), 1 for the teacher's real tokens.
+            teacher_token_type_ids: (batch, teacher tokens), where the teacher has token types.
+            teacher_alignment: (batch, tokens, teacher tokens) weights; a row sums to 1, or to 0 without a counterpart.
             num_items_in_batch: Divisor of the loss; defaults to the number of examples.
             **kwargs: Passed on to the student, such as `output_hidden_states` or `output_attentions`.
 
@@ -402,17 +497,23 @@ class AlAdForQuestionAnswering(AlAdPreTrainedModel):
             "position_ids": position_ids,
             "inputs_embeds": inputs_embeds,
         }
+        given = TeacherColumns(
+            teacher_states,
+            teacher_logits,
+            teacher_mask,
+            teacher_input_ids,
+            teacher_attention_mask,
+            teacher_token_type_ids,
+            teacher_alignment,
+        )
         outputs = self.model(**inputs, **kwargs, return_dict=True)
         logits = self.qa_outputs(outputs.last_hidden_state)
         batch, tokens = logits.shape[:2]
 
-        wanted = self.training or start_positions is not None
-        signal = self._signal(teacher_states, teacher_logits, wanted, **inputs)
         real = logits.new_ones(batch, tokens) if attention_mask is None else attention_mask
-        real = real.float()
+        signal, matched = self._signal(given, self.training or start_positions is not None, real, **inputs)
         padding = (real == 0).unsqueeze(-1)
-        lowest = torch.finfo(torch.float32).min
-        candidates = logits.float().masked_fill(padding, lowest)
+        candidates = logits.float().masked_fill(padding, torch.finfo(torch.float32).min)
         sums = {}
         if start_positions is not None and end_positions is not None:
             positions = torch.stack([start_positions.flatten(), end_positions.flatten()], dim=-1)
@@ -420,13 +521,17 @@ class AlAdForQuestionAnswering(AlAdPreTrainedModel):
             inside &= real.gather(1, positions.clamp(0, tokens - 1)) > 0
             targets = positions.masked_fill(~inside, IGNORED)
             sums["task"] = functional.cross_entropy(candidates, targets, ignore_index=IGNORED, reduction="sum") / 2
-        token_weights = real / real.sum(dim=1, keepdim=True).clamp(min=1)
+        token_weights = matched / matched.sum(dim=1, keepdim=True).clamp(min=1)
         sums |= self._alignment_terms(outputs.last_hidden_state, signal.states, token_weights)
         if signal.logits is not None and self.config.distillation_weight:
             self._check_teacher_logits(signal.logits, logits)
+            ruled_out = (matched == 0).unsqueeze(-1)
+            teacher_scores = signal.logits.float().masked_fill(ruled_out, -torch.inf)
+            # An example of which the teacher says nothing agrees with the model: no divergence, no gradient.
+            silent = teacher_scores.isneginf().all(dim=1, keepdim=True)
             sums["distillation"] = distillation_divergence(
                 candidates.transpose(1, 2),
-                signal.logits.float().masked_fill(padding, lowest).transpose(1, 2),
+                torch.where(silent, candidates.detach(), teacher_scores).transpose(1, 2),
                 logits.new_full((batch, 2), 0.5, dtype=torch.float32),
                 self.config.distillation_temperature,
             )

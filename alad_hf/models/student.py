@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+
+from .quantized_student import asking_for_torchao
 
 
 def build_student(config: PreTrainedConfig) -> PreTrainedModel:
@@ -25,9 +29,10 @@ def load_student(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
 
     Raises:
         ValueError: The checkpoint lacks weights of the encoder itself.
+        ImportError: It is quantized by torchao, which is not installed.
     """
     config = AutoConfig.from_pretrained(name_or_path, **kwargs)
-    with _without_loading_report():
+    with _without_loading_report(), asking_for_torchao():
         student, info = AutoModel.from_pretrained(
             name_or_path, config=config, output_loading_info=True, **_without_pooler(config), **kwargs
         )
@@ -38,6 +43,29 @@ def load_student(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
             "a student needs a complete encoder."
         )
     return student
+
+
+def bare_encoder(student: nn.Module) -> PreTrainedModel:
+    """The encoder under a model's task head; adapters of peft are merged into a copy of it.
+
+    Raises:
+        ValueError: Adapters that peft cannot merge into the weights, or that were not added by `get_peft_model`.
+    """
+    if isinstance(student, PreTrainedModel):
+        if getattr(student, "_hf_peft_config_loaded", False):
+            raise ValueError(
+                f"This {type(student).__name__} carries peft adapters among its own layers (add_adapter or "
+                "load_adapter). Wrap the model without them in peft.PeftModel.from_pretrained(...), which is merged "
+                "into an ordinary student."
+            )
+        return student.base_model
+    if not hasattr(student, "merge_and_unload"):
+        kinds = sorted({config.peft_type.value for config in getattr(student, "peft_config", {}).values()})
+        raise ValueError(
+            f"A {type(student).__name__} {kinds} is no student: it is no transformers model, nor adapters that can be "
+            "merged into one. Take a method that changes weights, such as LoRA."
+        )
+    return copy.deepcopy(student).merge_and_unload().base_model
 
 
 def _without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
@@ -65,4 +93,4 @@ def _without_loading_report() -> Iterator[None]:
         loading.removeFilter(is_no_report)
 
 
-__all__ = ["build_student", "load_student"]
+__all__ = ["bare_encoder", "build_student", "load_student"]

@@ -6,6 +6,7 @@ A teacher is needed while an adapter is trained and never afterwards, so nothing
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -30,17 +31,34 @@ TOKENIZATION_PROBES = (
 )
 
 
+class TeacherColumns(NamedTuple):
+    """What a batch brings of the teacher: its signal, computed before, or its own tokens for an attached teacher."""
+
+    states: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
+    input_ids: torch.Tensor | None = None
+    attention_mask: torch.Tensor | None = None
+    token_type_ids: torch.Tensor | None = None
+    alignment: torch.Tensor | None = None
+
+
 class TeacherSignal(NamedTuple):
     """What the loss needs of the teacher for one batch; `logits` is None for a teacher without a task head."""
 
     states: torch.Tensor
-    """(batch, tokens, d_L), the teacher's last hidden states."""
+    """(batch, tokens, d_L), the teacher's hidden states on the student's tokens."""
     logits: torch.Tensor | None
     """(batch, tokens, labels), or (batch, tokens, 2) with start and end logits for question answering."""
+    mask: torch.Tensor | None = None
+    """(batch, tokens), true where the teacher has a counterpart of the student's token; None where it always has."""
 
 
 def load_teacher(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
-    """Load a teacher with its task head if its checkpoint has one that AlAd can use, else the bare encoder.
+    """Load a teacher with its task head if its checkpoint has one that AlAd can use, else the bare model.
+
+    Language models (`ForMaskedLM`, `ForCausalLM`) are loaded without their vocabulary head, and of encoder-decoders
+    the encoder.
 
     Args:
         name_or_path: Folder or Hub id.
@@ -52,35 +70,120 @@ def load_teacher(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
         return AutoModelForTokenClassification.from_pretrained(name_or_path, **kwargs)
     if "ForQuestionAnswering" in architectures:
         return AutoModelForQuestionAnswering.from_pretrained(name_or_path, **kwargs)
-    return AutoModel.from_pretrained(name_or_path, **kwargs)
+    model = AutoModel.from_pretrained(name_or_path, **kwargs)
+    return model.get_encoder() if config.is_encoder_decoder else model
 
 
 @torch.no_grad()
-def teacher_signal(teacher: PreTrainedModel, **inputs: torch.Tensor | None) -> TeacherSignal:
+def teacher_signal(
+    teacher: PreTrainedModel,
+    *,
+    layers: Sequence[int] | None = None,
+    alignment: torch.Tensor | None = None,
+    **inputs: torch.Tensor | None,
+) -> TeacherSignal:
     """Run a teacher in eval mode on its own device and return its signal there.
 
     Args:
-        teacher: Encoder, token-classification or question-answering model.
+        teacher: Encoder, decoder, token-classification or question-answering model. Of a language model, the part
+            under its vocabulary head runs.
+        layers: Indices into the teacher's `hidden_states` (0 for the embeddings, negative from the end) whose mean are
+            the states; by default the last ones.
+        alignment: (batch, student tokens, teacher tokens), the weights by which the student's tokens take up the
+            teacher's: rows sum to 1, or to 0 where the teacher has no counterpart. With it, `inputs` are the teacher's
+            own tokens, and the signal comes back in float32 on the student's. Without, both have the same tokens.
         **inputs: `input_ids`, `attention_mask` and the like, each (batch, tokens); those that the teacher's `forward`
             does not take are left out.
+
+    Raises:
+        ValueError: `layers` are out of range, `alignment` does not fit the inputs, or the teacher is an
+            encoder-decoder.
     """
     teacher.eval()
+    if teacher.get_output_embeddings() is not None:
+        teacher = teacher.base_model
     accepted = accepted_arguments(teacher)
+    if "decoder_input_ids" in accepted:
+        raise ValueError(
+            f"A {type(teacher).__name__} is an encoder-decoder, whose last states belong to the decoder. "
+            "Take its encoder as the teacher: AutoModel.from_pretrained(...).get_encoder()."
+        )
     inputs = {
         name: value.to(teacher.device) for name, value in inputs.items() if value is not None and name in accepted
     }
-    outputs = teacher(**inputs, output_hidden_states=True, return_dict=True)
-    if "start_logits" in outputs:
+    options = {"use_cache": False} if "use_cache" in accepted else {}
+    outputs = teacher(**inputs, **options, output_hidden_states=True, return_dict=True)
+    states = _mean_of_layers(outputs.hidden_states, layers)
+    answers = "start_logits" in outputs
+    logits = outputs.get("logits")
+    if answers:
         logits = torch.stack([outputs["start_logits"], outputs["end_logits"]], dim=-1)
-    else:
-        logits = outputs.get("logits")
-    return TeacherSignal(outputs.hidden_states[-1], logits)
+    if logits is not None and logits.dim() != 3:
+        logits = None  # of a sequence classifier: one verdict on the whole text
+    if alignment is None:
+        return TeacherSignal(states, logits)
+
+    alignment = alignment.to(states.device, torch.float32)
+    if alignment.dim() != 3 or alignment.shape[::2] != states.shape[:2]:
+        raise ValueError(
+            f"The alignment must be (batch, student tokens, teacher tokens) with (batch, teacher tokens) = "
+            f"{tuple(states.shape[:2])}, got shape {tuple(alignment.shape)}."
+        )
+    if answers:
+        logits = _move_answer_logits(logits, alignment, inputs.get("attention_mask"))
+    elif logits is not None:
+        logits = torch.bmm(alignment, logits.float())
+    return TeacherSignal(torch.bmm(alignment, states.float()), logits, alignment.sum(dim=-1) > 0)
 
 
-def state_width(teacher: PreTrainedModel) -> int:
-    """Width of a teacher's last hidden states; of an AlAd model that serves as one, of its aligned states."""
-    config = teacher.config
-    return config.hidden_size if hasattr(config, "hidden_size") else config.get_text_config().hidden_size
+def _mean_of_layers(hidden_states: tuple[torch.Tensor, ...], layers: Sequence[int] | None) -> torch.Tensor:
+    if layers is None:
+        return hidden_states[-1]
+    count = len(hidden_states)
+    if not layers or not all(-count <= layer < count for layer in layers):
+        raise ValueError(
+            f"The teacher has {count} hidden states (0 are the embeddings), so its layers are chosen by one or more "
+            f"indices from {-count} to {count - 1}, got {list(layers)}."
+        )
+    return torch.stack([hidden_states[layer] for layer in layers]).mean(dim=0)
+
+
+def _move_answer_logits(
+    logits: torch.Tensor, alignment: torch.Tensor, attention_mask: torch.Tensor | None
+) -> torch.Tensor:
+    """Move the teacher's probability of each token to the student's tokens that share its characters.
+
+    Start and end logits are a distribution over tokens, so what moves is probability mass, which a teacher's token
+    splits among its counterparts: log of sum_j p_j A_ij / sum_k A_kj, minus infinity where there is no counterpart.
+
+    Args:
+        logits: (batch, teacher tokens, 2).
+        alignment: (batch, student tokens, teacher tokens) A.
+        attention_mask: (batch, teacher tokens), 1 for real tokens; all real if None.
+
+    Returns:
+        (batch, student tokens, 2) log probabilities.
+    """
+    logits = logits.float()
+    if attention_mask is not None:
+        logits = logits.masked_fill(attention_mask.unsqueeze(-1) == 0, torch.finfo(torch.float32).min)
+    received = alignment.sum(dim=1, keepdim=True)
+    log_shares = (alignment / received.masked_fill(received == 0, 1)).log()
+    return torch.logsumexp(log_shares.unsqueeze(-1) + logits.log_softmax(dim=1).unsqueeze(1), dim=2)
+
+
+def state_width(teacher: PreTrainedModel, layers: Sequence[int] | None = None) -> int:
+    """Width of the states that `teacher_signal` gives, found by running two tokens.
+
+    Raises:
+        ValueError: `layers` are out of range.
+    """
+    return _probe(teacher, layers).states.shape[-1]
+
+
+def _probe(teacher: PreTrainedModel, layers: Sequence[int] | None) -> TeacherSignal:
+    ids = torch.arange(2, device=teacher.device).unsqueeze(0)
+    return teacher_signal(teacher, layers=layers, input_ids=ids, attention_mask=torch.ones_like(ids))
 
 
 def accepted_arguments(module: nn.Module) -> frozenset[str]:
@@ -88,58 +191,78 @@ def accepted_arguments(module: nn.Module) -> frozenset[str]:
     return frozenset(inspect.signature(type(module).forward).parameters)
 
 
-def linear_head(teacher: PreTrainedModel) -> nn.Linear | None:
-    """The teacher's task head if it is one linear layer on the last hidden states, else None.
+def tagging_head(model: PreTrainedModel) -> nn.Module | None:
+    """The layers that score labels: encoders call them `classifier`, most decoders `score`."""
+    return getattr(model, "classifier", None) or getattr(model, "score", None)
+
+
+def linear_head(teacher: PreTrainedModel, layers: Sequence[int] | None = None) -> nn.Linear | None:
+    """The teacher's task head if it is one linear layer on the states of `layers` (by default the last), else None.
 
     Heads with hidden layers (ModernBERT has one) cannot be carried over to aligned states by copying two tensors.
     """
-    head = getattr(teacher, "classifier", None) or getattr(teacher, "qa_outputs", None)
+    head = tagging_head(teacher) or getattr(teacher, "qa_outputs", None)
     if not isinstance(head, nn.Linear):
         return None
-    ids = torch.arange(2, device=teacher.device).unsqueeze(0)
-    signal = teacher_signal(teacher, input_ids=ids, attention_mask=torch.ones_like(ids))
+    signal = _probe(teacher, layers)
+    if signal.logits is None or signal.states.shape[-1] != head.in_features:
+        return None
     with torch.no_grad():
         rebuilt = head(signal.states)
     same = rebuilt.shape == signal.logits.shape and torch.allclose(rebuilt, signal.logits, atol=1e-4)
     return head if same else None
 
 
-def check_same_tokenization(tokenizer: PreTrainedTokenizerBase, teacher_tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise unless both tokenizers give the same ids for the same text.
+def tokenizes_alike(tokenizer: PreTrainedTokenizerBase, teacher_tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether both tokenizers give the same ids for the same text, so that a batch of one fits the other's model.
 
     Vocabularies are compared as a whole, behaviour on a few texts that tell tokenizers apart.
+    """
+    return _difference(tokenizer, teacher_tokenizer) is None
+
+
+def check_same_tokenization(tokenizer: PreTrainedTokenizerBase, teacher_tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise unless `tokenizes_alike`.
 
     Raises:
         ValueError: They differ; the message shows where.
     """
-    remedy = (
-        "AlAd aligns token i of the student to token i of the teacher, so both must tokenize alike. "
-        "Take a teacher and a student that share one tokenizer."
-    )
+    difference = _difference(tokenizer, teacher_tokenizer)
+    if difference is not None:
+        raise ValueError(
+            f"{difference} The same ids mean other tokens to the teacher: take a teacher and a student that share one "
+            "tokenizer, or encode the rows with teacher_tokenizer=..., which pairs the tokens of both."
+        )
+
+
+def _difference(tokenizer: PreTrainedTokenizerBase, teacher_tokenizer: PreTrainedTokenizerBase) -> str | None:
     vocabulary, teacher_vocabulary = tokenizer.get_vocab(), teacher_tokenizer.get_vocab()
     if vocabulary != teacher_vocabulary:
         different = sorted(set(vocabulary.items()) ^ set(teacher_vocabulary.items()))
-        raise ValueError(
+        return (
             f"The teacher's tokenizer has another vocabulary than the student's ({len(teacher_vocabulary)} and "
-            f"{len(vocabulary)} entries, {len(different)} (token, id) pairs in one only, such as "
-            f"{different[:3]}). {remedy}"
+            f"{len(vocabulary)} entries, {len(different)} (token, id) pairs in one only, such as {different[:3]})."
         )
     for probe in TOKENIZATION_PROBES:
         ids, teacher_ids = (side(probe, verbose=False)["input_ids"] for side in (tokenizer, teacher_tokenizer))
         if ids != teacher_ids:
-            raise ValueError(
+            return (
                 f"The teacher's tokenizer has the student's vocabulary but splits {probe!r} into "
                 f"{teacher_tokenizer.convert_ids_to_tokens(teacher_ids)} where the student's gives "
-                f"{tokenizer.convert_ids_to_tokens(ids)}. {remedy}"
+                f"{tokenizer.convert_ids_to_tokens(ids)}."
             )
+    return None
 
 
 __all__ = [
+    "TeacherColumns",
     "TeacherSignal",
     "accepted_arguments",
     "check_same_tokenization",
     "linear_head",
     "load_teacher",
     "state_width",
+    "tagging_head",
     "teacher_signal",
+    "tokenizes_alike",
 ]
