@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 import torch
-from datasets import Array2D, Dataset, Features, concatenate_datasets, disable_progress_bars, enable_progress_bars
+from datasets import Dataset, concatenate_datasets
 from datasets.config import HF_DATASETS_CACHE
-from datasets.utils import are_progress_bars_disabled
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..models.teacher import accepted_arguments, check_same_tokenization, load_teacher, teacher_signal
+from ..models.teacher import accepted_arguments, load_teacher, teacher_signal, tokenizes_alike
+from .ragged_rows import RaggedRows, list_lengths
+from .shard_files import fill_shards, is_whole, open_shard, write_shard
 
 logger = logging.getLogger(__name__)
 
-ROWS_PER_SHARD = 1_000
-"""Rows of one cache file; an interrupted run loses at most the file it was writing."""
+ROWS_PER_SHARD = 4_000
+"""Rows of one cache file at most: enough of one length to fill batches with little padding."""
+
+TOKENS_PER_SHARD = 2**17
+"""Tokens of one cache file at most: 200 MB of float16 states of width 768, which are in memory at once."""
+
+_SIGNAL_COLUMNS = ("teacher_states", "teacher_logits", "teacher_mask")
+_OWN_TOKEN_COLUMNS = ("teacher_input_ids", "teacher_token_type_ids", "teacher_alignment")
+_OFFSET_BYTES = 4  # of Arrow, for each token of a column of vectors
+_REMEDY = 'Take another folder (cache_dir=...), fewer rows, dtype="float16", or an attached teacher (no cache).'
 
 
 def cache_teacher_states(
@@ -31,159 +45,260 @@ def cache_teacher_states(
     *,
     tokenizer: PreTrainedTokenizerBase,
     teacher_tokenizer: PreTrainedTokenizerBase,
+    layers: Sequence[int] | None = None,
     dtype: Literal["float16", "float32"] = "float16",
     tokens_per_batch: int = 4096,
     cache_dir: str | os.PathLike | None = None,
 ) -> Dataset:
     """Add the columns `teacher_states` (tokens, d_L) and, if the teacher has a task head, `teacher_logits`.
 
-    Rows are written in shards of 1,000; a shard is found again by the sha256 of its token ids, the teacher's weights
-    and the precision, so a second call, or one after an interruption, computes only what is missing.
+    If the teacher's tokenizer is another one, the teacher reads `teacher_input_ids`, its signal is moved to the
+    student's tokens along `teacher_alignment`, and `teacher_mask` (tokens,) tells the tokens that have a counterpart.
+
+    Rows are written in shards of at most 4,000; a shard is found again by the sha256 of its token ids, the teacher's
+    weights, the layers and the precision. A second call, or one after an interruption, computes only what is missing
+    or damaged. Several processes that call this at once, such as those of `accelerate launch`, share the work over
+    the common `cache_dir` and return the same rows.
 
     Args:
         dataset: Tokenized rows with `input_ids`, as `encode_tagged_words` or a tokenizer gives them.
-        teacher: Folder, Hub id or model; it runs where it lies.
+        teacher: Folder or Hub id, loaded to the CPU, or a model, which runs where it lies.
         tokenizer: The tokenizer that made `dataset`.
-        teacher_tokenizer: The teacher's tokenizer, which must be the same.
+        teacher_tokenizer: The teacher's tokenizer.
+        layers: Indices into the teacher's hidden states (0 = embeddings, negative from the end) whose mean is the
+            state; by default the last one.
         dtype: Precision on disk; half a step of float16 at a state of size 1 is 0.0005.
         tokens_per_batch: Tokens, padding included, in one forward pass of the teacher.
         cache_dir: Folder of the cache files; by default `alad_teacher_states` in the cache of datasets.
 
     Returns:
-        `dataset` with the new columns, in torch format, memory-mapped from disk.
+        `dataset` with the new columns and without those that only the teacher read, in torch format, memory-mapped
+        from disk.
 
     Raises:
-        ValueError: The tokenizers differ, `dataset` has no rows or is not tokenized, or it has the columns already.
+        ValueError: `dataset` has no tokens or is not tokenized, or has the new columns already; the tokenizers differ
+            and `dataset` has no `teacher_input_ids` and `teacher_alignment`; a state is too large for float16.
+        OSError: The folder has not enough space, which is checked before anything is computed, or fills up.
     """
-    _check_columns(dataset)
-    check_same_tokenization(tokenizer, teacher_tokenizer)
+    aligned = not tokenizes_alike(tokenizer, teacher_tokenizer)
+    _check_columns(dataset, aligned)
     if isinstance(teacher, str):
         teacher = load_teacher(teacher)
     cache_dir = Path(cache_dir) if cache_dir is not None else Path(HF_DATASETS_CACHE) / "alad_teacher_states"
     cache_dir.mkdir(parents=True, exist_ok=True)
 
-    accepted = accepted_arguments(teacher)
-    names = [name for name in tokenizer.model_input_names if name in dataset.column_names and name in accepted]
-    inputs = dataset.select_columns(names).with_format("numpy")
-    teacher_digest = _digest_teacher(teacher)
-
-    def compute(batch: dict[str, list]) -> dict[str, list[np.ndarray]]:
-        signals: dict[str, list] = {name: [None] * len(batch["input_ids"]) for name in features}
-        for rows in _batches_by_length([len(ids) for ids in batch["input_ids"]], tokens_per_batch):
-            part = _signal_rows(teacher, {name: [batch[name][row] for row in rows] for name in names}, dtype)
-            for name, values in part.items():
-                for row, value in zip(rows, values, strict=True):
-                    signals[name][row] = value
-        return signals
-
-    paths = []
-    for start in range(0, len(inputs), ROWS_PER_SHARD):
-        shard = inputs.select(range(start, min(start + ROWS_PER_SHARD, len(inputs))))
-        digest = _digest_rows(shard, names, teacher_digest, dtype)
-        paths.append((shard, digest, cache_dir / f"{digest}.arrow"))
-    missing = [path for _, _, path in paths if not path.exists()]
-    features = Features()
-    if missing:
-        probe = _signal_rows(teacher, {name: [inputs[0][name]] for name in names}, dtype)
-        features = Features({name: Array2D((None, rows[0].shape[1]), dtype) for name, rows in probe.items()})
-        _announce(inputs, features, dtype, len(missing) / len(paths), cache_dir)
-    shards = []
-    for shard, digest, path in tqdm(paths, desc="Teacher states", disable=not missing):
-        if path.exists():
-            shards.append(Dataset.from_file(str(path)))
-            continue
-        with _quiet_progress():
-            shards.append(
-                shard.map(
-                    compute,
-                    batched=True,
-                    batch_size=ROWS_PER_SHARD,
-                    remove_columns=names,
-                    features=features,
-                    cache_file_name=str(path),
-                    load_from_cache_file=False,
-                    new_fingerprint=digest,
-                )
-            )
-    signals = concatenate_datasets(shards).with_format(None)
-    # Of a shuffled or filtered dataset, the small side is put in order here; datasets would copy the signals too.
-    rows = dataset.with_format(None).flatten_indices()
+    rows = dataset.with_format(None)
+    if rows._indices is not None:
+        # A shuffled or filtered dataset is put in order before it gets the large columns, and as Arrow: datasets would
+        # copy these columns too, and every value as a Python object.
+        rows = rows.with_format("arrow").flatten_indices().with_format(None)
+    known = _OWN_TOKEN_COLUMNS if aligned else tokenizer.model_input_names
+    known = [name for name in known if name in rows.column_names]
+    reader = _Reader(teacher, known, layers, dtype, tokens_per_batch)
+    inputs = rows.select_columns(list(dict.fromkeys(["input_ids", *known]))).with_format("arrow")
+    lengths = np.concatenate([list_lengths(table["input_ids"]) for table in inputs.iter(batch_size=100_000)])
+    ranges = list(_shards(lengths))
+    paths = [cache_dir / f"{reader.digest(inputs[part])}.arrow" for part in ranges]
+    _compute_missing(dict(zip(paths, ranges, strict=True)), reader, inputs, lengths, cache_dir)
+    signals = concatenate_datasets([open_shard(path) for path in paths])
+    if aligned:
+        rows = rows.remove_columns(known)
     return concatenate_datasets([rows, signals], axis=1).with_format("torch")
 
 
-def _check_columns(dataset: Dataset) -> None:
+def _check_columns(dataset: Dataset, aligned: bool) -> None:
     if "input_ids" not in dataset.column_names:
         raise ValueError(f"The dataset has the columns {dataset.column_names}, but no input_ids: tokenize it first.")
-    present = {"teacher_states", "teacher_logits"} & set(dataset.column_names)
+    present = sorted({*_SIGNAL_COLUMNS} & {*dataset.column_names})
     if present:
-        raise ValueError(f"The dataset already has {sorted(present)}; remove_columns({sorted(present)}) first.")
+        raise ValueError(f"The dataset already has {present}; remove_columns({present}) first.")
     if not len(dataset):
         raise ValueError("The dataset has no rows; there is nothing to compute the teacher's states of.")
+    absent = [name for name in ("teacher_input_ids", "teacher_alignment") if name not in dataset.column_names]
+    if aligned and absent:
+        raise ValueError(
+            f"The teacher's tokenizer splits text in another way than the student's, and the dataset has no {absent}. "
+            "Make its rows with encode_text(..., teacher_tokenizer=teacher_tokenizer), or with the same argument of "
+            "encode_tagged_words or question_answering_features."
+        )
 
 
-def _signal_rows(teacher: PreTrainedModel, inputs: dict[str, list], dtype: str) -> dict[str, list[np.ndarray]]:
-    lengths = [len(ids) for ids in inputs["input_ids"]]
-    padded = {name: torch.zeros(len(lengths), max(lengths), dtype=torch.long) for name in inputs}
-    for name, rows in inputs.items():
-        for row, values in enumerate(rows):
-            padded[name][row, : len(values)] = torch.as_tensor(np.asarray(values))
-    if "attention_mask" not in padded:
-        padded["attention_mask"] = (torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)).long()
-    signal = teacher_signal(teacher, **padded)
-    result = {}
-    for name, values in (("teacher_states", signal.states), ("teacher_logits", signal.logits)):
-        if values is not None:
-            array = values.to(getattr(torch, dtype)).cpu().numpy()
-            result[name] = [array[row, :length] for row, length in enumerate(lengths)]
-    return result
+@dataclass(frozen=True)
+class _Reader:
+    """A teacher and how it is read.
+
+    Args:
+        teacher: The model.
+        known: Columns that tokenizers give; with `teacher_alignment` among them, they are the teacher's own tokens.
+        layers: The hidden states that are averaged.
+        dtype: Precision of the result.
+        tokens_per_batch: Tokens, padding included, in one forward pass.
+    """
+
+    teacher: PreTrainedModel
+    known: Sequence[str]
+    layers: Sequence[int] | None
+    dtype: str
+    tokens_per_batch: int
+
+    def sample(self, rows: Dataset) -> dict[str, np.ndarray]:
+        """The signal of the first row that has tokens; it tells the new columns, their widths and precision."""
+        for table in rows.iter(batch_size=1_000):
+            tokens, inputs, alignment = self._columns(table)
+            first = np.flatnonzero(inputs["input_ids"].lengths)[:1]
+            if len(first):
+                return self._signal(tokens, inputs, alignment, first)
+        raise ValueError("All rows are empty; there is nothing to compute the teacher's states of.")
+
+    def read(self, table: pa.Table, sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The signal of all rows, for the student's tokens end to end.
+
+        Args:
+            table: Some rows.
+            sample: What `sample` gave. Zeros of its kind remain for rows without a token of the teacher.
+
+        Returns:
+            The new columns: (tokens, width), and (tokens,) for `teacher_mask`.
+        """
+        tokens, inputs, alignment = self._columns(table)
+        signals = {name: np.zeros((len(tokens.values), *one.shape[1:]), one.dtype) for name, one in sample.items()}
+        for batch in _batches_by_length(inputs["input_ids"].lengths, self.tokens_per_batch):
+            places = tokens.indices(batch)
+            for name, values in self._signal(tokens, inputs, alignment, batch).items():
+                signals[name][places] = values
+        return signals
+
+    @cached_property
+    def digest_of_settings(self) -> str:
+        """Of all but the rows: the teacher's class, configuration and weights, the layers and the precision."""
+        layers = None if self.layers is None else list(self.layers)
+        digest = hashlib.sha256(f"{type(self.teacher).__name__} {layers} {self.dtype}".encode())
+        digest.update(self.teacher.config.to_json_string(use_diff=False).encode())
+        for name, tensor in self.teacher.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def digest(self, table: pa.Table) -> str:
+        """A name for the signal of some rows, which changes with whatever changes the signal."""
+        tokens, inputs, alignment = self._columns(table)
+        digest = hashlib.sha256(self.digest_of_settings.encode())
+        digest.update(tokens.lengths.data)
+        for name, column in inputs.items():
+            digest.update(name.encode())
+            digest.update(column.lengths.data)
+            digest.update(column.values.data)
+        if alignment is not None:
+            digest.update(alignment.lengths.data)
+            digest.update(alignment.values.data)
+        return digest.hexdigest()
+
+    def _columns(self, table: pa.Table) -> tuple[RaggedRows, dict[str, RaggedRows], RaggedRows | None]:
+        """The student's tokens, the teacher's inputs by the names of its `forward`, and the triples between them."""
+        accepted = accepted_arguments(self.teacher)
+        names = {name.removeprefix("teacher_"): name for name in self.known}
+        triples = names.pop("alignment", None)
+        inputs = {name: RaggedRows.from_ids(table[column]) for name, column in names.items() if name in accepted}
+        alignment = RaggedRows.from_triples(table[triples]) if triples is not None else None
+        return RaggedRows.from_ids(table["input_ids"]), inputs, alignment
+
+    def _signal(
+        self, tokens: RaggedRows, inputs: dict[str, RaggedRows], alignment: RaggedRows | None, rows: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        batch = {name: column.padded(rows) for name, column in inputs.items()}
+        batch.setdefault("attention_mask", inputs["input_ids"].mask(rows).long())
+        if alignment is not None:
+            batch["alignment"] = alignment.dense(rows, (int(tokens.lengths[rows].max()), batch["input_ids"].shape[1]))
+        signal = teacher_signal(self.teacher, layers=self.layers, **batch)
+        real = tokens.mask(rows).to(signal.states.device)
+        result = {"teacher_states": self._stored(signal.states[real])}
+        if signal.logits is not None:
+            result["teacher_logits"] = self._stored(signal.logits[real])
+        if signal.mask is not None:
+            result["teacher_mask"] = signal.mask[real].to(torch.int8).cpu().numpy()
+        return result
+
+    def _stored(self, values: torch.Tensor) -> np.ndarray:
+        stored = values.to(getattr(torch, self.dtype))
+        if not torch.equal(stored.isfinite(), values.isfinite()):
+            largest = values[values.isfinite()].abs().max().item()
+            raise ValueError(
+                f'The teacher gives values up to {largest:,.0f}, too large for {self.dtype}: pass dtype="float32".'
+            )
+        return stored.cpu().numpy()
 
 
-def _batches_by_length(lengths: list[int], tokens_per_batch: int) -> Iterator[list[int]]:
-    """Rows of similar length together, so that little of a batch is padding."""
-    batch: list[int] = []
-    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batch and lengths[row] * (len(batch) + 1) > tokens_per_batch:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch
+def _compute_missing(
+    ranges: dict[Path, slice], reader: _Reader, inputs: Dataset, lengths: np.ndarray, cache_dir: Path
+) -> None:
+    free = shutil.disk_usage(cache_dir).free  # before the files are counted, since others may be writing them
+    missing = {path: int(lengths[part].sum()) for path, part in ranges.items() if not is_whole(path)}
+    if not missing:
+        return
+    sample = reader.sample(inputs)
+    _announce(sum(missing.values()), sample, free, cache_dir)
+
+    def compute(path: Path) -> None:
+        part = ranges[path]
+        signals = reader.read(inputs[part], sample)
+        try:
+            write_shard(path, signals, lengths[part])
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            message = f"{cache_dir} is full; the files finished before are kept, and a next call goes on. {_REMEDY}"
+            raise OSError(error.errno, message) from error
+
+    with tqdm(total=sum(missing.values()), desc="Teacher states", unit=" tokens", unit_scale=True) as progress:
+        for path in fill_shards(missing, compute):
+            progress.update(missing[path])
 
 
-def _digest_teacher(teacher: PreTrainedModel) -> str:
-    digest = hashlib.sha256(type(teacher).__name__.encode())
-    digest.update(teacher.config.to_json_string(use_diff=False).encode())
-    for name, tensor in teacher.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def _shards(lengths: np.ndarray) -> Iterator[slice]:
+    """Cut the rows, whose lengths are given, into shards."""
+    ends = np.cumsum(lengths)
+    start = 0
+    while start < len(lengths):
+        before = ends[start] - lengths[start]
+        fitting = int(np.searchsorted(ends, before + TOKENS_PER_SHARD, side="right"))
+        stop = min(start + ROWS_PER_SHARD, max(start + 1, fitting))
+        yield slice(start, stop)
+        start = stop
 
 
-def _digest_rows(shard: Dataset, names: list[str], teacher_digest: str, dtype: str) -> str:
-    digest = hashlib.sha256(f"{teacher_digest} {dtype} {names}".encode())
-    rows = shard.with_format("numpy")[:]
-    for name in names:
-        for values in rows[name]:
-            values = np.asarray(values, dtype=np.int64)
-            digest.update(len(values).to_bytes(8, "little"))
-            digest.update(values.data)
-    return digest.hexdigest()
+def _batches_by_length(lengths: np.ndarray, tokens_per_batch: int) -> Iterator[np.ndarray]:
+    """Rows of similar length together, so that little of a batch is padding; empty rows are in none."""
+    order = np.argsort(lengths, kind="stable")
+    order = order[lengths[order] > 0]
+    start = 0
+    for stop in range(1, len(order) + 1):
+        if stop == len(order) or lengths[order[stop]] * (stop + 1 - start) > tokens_per_batch:
+            yield order[start:stop]
+            start = stop
 
 
-def _announce(inputs: Dataset, features: Features, dtype: str, share: float, cache_dir: Path) -> None:
-    tokens = sum(len(ids) for ids in inputs.with_format(None)["input_ids"])
-    width = sum(feature.shape[1] for feature in features.values())
-    size = tokens * width * np.dtype(dtype).itemsize * share
-    logger.info("Teacher states of %d tokens take %.0f MB in %s.", int(tokens * share), size / 1e6, cache_dir)
+def _announce(tokens: int, sample: dict[str, np.ndarray], free: int, cache_dir: Path) -> None:
+    """Say what the files will take, as a warning because that is what a user sees by default.
+
+    Raises:
+        OSError: There is less space.
+    """
+    needed = tokens * sum(values[0].nbytes + _OFFSET_BYTES * (values.ndim - 1) for values in sample.values())
+    if needed > free:
+        message = (
+            f"Teacher states of {tokens:,} tokens take {needed:,} bytes ({_size(needed)}), but {cache_dir} has only "
+            f"{free:,} bytes ({_size(free)}) free. {_REMEDY}"
+        )
+        raise OSError(errno.ENOSPC, message)
+    if os.environ.get("RANK", "0") == "0":
+        logger.warning(
+            "Teacher states of %s tokens will take %s in %s, which has %s free.",
+            f"{tokens:,}",
+            _size(needed),
+            cache_dir,
+            _size(free),
+        )
 
 
-class _quiet_progress:
-    """One bar for all shards in place of one for each."""
-
-    def __enter__(self) -> None:
-        self.disabled = are_progress_bars_disabled()
-        disable_progress_bars()
-
-    def __exit__(self, *_: object) -> None:
-        if not self.disabled:
-            enable_progress_bars()
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -6,9 +6,12 @@ from .collators import DataCollatorForAlignment
 from .columns import read_conll, read_conllu
 from .json_lines import read_json_lines
 from .loading import load_question_answering, load_token_classification
+from .mixing import mix_rows
 from .squad import read_squad
 from .tag_schemes import TAG_SCHEMES, corpus_to_iob2, detect_tag_scheme, to_iob2
+from .token_alignment import teacher_columns
 from .token_labels import encode_tagged_words, longest_input
+from .unlabelled_text import encode_text
 
 __all__ = [
     "TAG_SCHEMES",
@@ -16,12 +19,15 @@ __all__ = [
     "corpus_to_iob2",
     "detect_tag_scheme",
     "encode_tagged_words",
+    "encode_text",
     "load_question_answering",
     "load_token_classification",
     "longest_input",
+    "mix_rows",
     "read_conll",
     "read_conllu",
     "read_json_lines",
     "read_squad",
+    "teacher_columns",
     "to_iob2",
 ]

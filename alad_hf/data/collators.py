@@ -10,16 +10,21 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ..models.modeling_alad import IGNORED, UNLABELLED
+from .token_alignment import TEACHER_COLUMNS
 
 LENGTH_COLUMN = "length"
 """By this column the Trainer groups rows; it is no input of a model."""
 
-_TEACHER_COLUMNS = ("teacher_states", "teacher_logits")
+_SIGNAL_COLUMNS = ("teacher_states", "teacher_logits", "teacher_mask")
+_ANSWER_COLUMNS = ("start_positions", "end_positions")
 
 
 @dataclass
 class DataCollatorForAlignment:
-    """Pad tokens, token labels and cached teacher signals to the longest row of a batch.
+    """Pad tokens, token labels and what a row brings of its teacher to the longest row of a batch.
+
+    That is a cached signal on the student's tokens, or the teacher's own tokens, padded on the right with id 0 (the
+    attention mask hides it), and their alignment to the student's.
 
     Rows without `labels` (and without answer positions) are unlabelled text: their real tokens get the label -1, which
     AlAd models leave out of the task loss and the Trainer counts. Without it the Trainer would neither scale the loss
@@ -40,30 +45,63 @@ class DataCollatorForAlignment:
         """Collate rows of a dataset.
 
         Returns:
-            Token columns and `labels` of shape (batch, tokens), `teacher_states` and `teacher_logits` of shape
-            (batch, tokens, width), anything else as a tensor of shape (batch, ...).
+            Token columns, `labels` and `teacher_mask` of shape (batch, tokens), `teacher_states` and `teacher_logits`
+            of shape (batch, tokens, width), `teacher_input_ids`, `teacher_attention_mask` and `teacher_token_type_ids`
+            of shape (batch, teacher tokens), `teacher_alignment` of shape (batch, tokens, teacher tokens), anything
+            else as a tensor of shape (batch, ...). Answer positions count the padding on the left.
         """
         inputs = [{name: row[name] for name in self.tokenizer.model_input_names if name in row} for row in rows]
         inputs = [{name: torch.as_tensor(value).tolist() for name, value in row.items()} for row in inputs]
         batch = dict(self.tokenizer.pad(inputs, pad_to_multiple_of=self.pad_to_multiple_of, return_tensors="pt"))
         tokens = batch["input_ids"].shape[1]
+        left = self.tokenizer.padding_side == "left"
+        starts = [tokens - len(row["input_ids"]) if left else 0 for row in inputs]
         for name in rows[0]:
-            if name in batch or name == LENGTH_COLUMN:
+            if name in batch or name == LENGTH_COLUMN or name in TEACHER_COLUMNS:
                 continue
             values = [torch.as_tensor(row[name]) for row in rows]
             if name == "labels" and values[0].dim() == 1:
-                batch[name] = self._pad(values, tokens, IGNORED)
-            elif name in _TEACHER_COLUMNS:
-                batch[name] = self._pad(values, tokens, 0)
+                batch[name] = _pad(values, starts, tokens, IGNORED)
+            elif name in _SIGNAL_COLUMNS:
+                batch[name] = _pad(values, starts, tokens, 0)
+            elif name in _ANSWER_COLUMNS:
+                pairs = zip(values, starts, strict=True)
+                batch[name] = torch.stack([torch.where(value < 0, value, value + start) for value, start in pairs])
             else:
                 batch[name] = torch.stack(values)
+        if set(TEACHER_COLUMNS) & rows[0].keys():
+            batch |= self._teacher_tokens(rows, starts, tokens)
         if not {"labels", "start_positions"} & batch.keys():
             batch["labels"] = torch.where(batch["attention_mask"] == 1, UNLABELLED, IGNORED)
         return batch
 
-    def _pad(self, values: list[torch.Tensor], tokens: int, filler: int) -> torch.Tensor:
-        padded = values[0].new_full((len(values), tokens, *values[0].shape[1:]), filler)
-        for row, value in enumerate(values):
-            start = tokens - len(value) if self.tokenizer.padding_side == "left" else 0
-            padded[row, start : start + len(value)] = value
-        return padded
+    def _teacher_tokens(
+        self, rows: Sequence[Mapping[str, Any]], starts: list[int], tokens: int
+    ) -> dict[str, torch.Tensor]:
+        """The teacher's tokens padded to their own length, and the triples of each row's alignment as a matrix."""
+        ids = [torch.as_tensor(row["teacher_input_ids"], dtype=torch.long) for row in rows]
+        multiple = self.pad_to_multiple_of or 1
+        length = -(-max(len(row) for row in ids) // multiple) * multiple
+        at_left = [0] * len(rows)
+        alignment = torch.zeros(len(rows), tokens, length)
+        for row, start in enumerate(starts):
+            triples = torch.as_tensor(rows[row]["teacher_alignment"], dtype=torch.float32).reshape(-1, 3)
+            own, teacher = triples[:, :2].long().T
+            alignment[row, own + start, teacher] = triples[:, 2]
+        batch = {
+            "teacher_input_ids": _pad(ids, at_left, length, 0),
+            "teacher_attention_mask": _pad([torch.ones_like(row) for row in ids], at_left, length, 0),
+            "teacher_alignment": alignment,
+        }
+        if "teacher_token_type_ids" in rows[0]:
+            types = [torch.as_tensor(row["teacher_token_type_ids"], dtype=torch.long) for row in rows]
+            batch["teacher_token_type_ids"] = _pad(types, at_left, length, 0)
+        return batch
+
+
+def _pad(values: list[torch.Tensor], starts: list[int], length: int, filler: int) -> torch.Tensor:
+    """Rows of (own length, ...) in one tensor (rows, `length`, ...), each from its start on."""
+    padded = values[0].new_full((len(values), length, *values[0].shape[1:]), filler)
+    for row, (value, start) in enumerate(zip(values, starts, strict=True)):
+        padded[row, start : start + len(value)] = value
+    return padded

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+from ..models.teacher import tokenizes_alike
+from .alignment_coverage import RowCoverage, check_coverage, report_coverage
+from .token_alignment import COVERAGE_COLUMN, teacher_columns
 
 logger = logging.getLogger(__name__)
 
@@ -21,6 +26,9 @@ def question_answering_features(
     max_length: int = 384,
     overlap: int = 128,
     for_training: bool,
+    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+    teacher_max_length: int | None = None,
+    minimum_coverage: float = 0.9,
 ) -> dict[str, list[Any]]:
     """Tokenise questions with their contexts, a long context in several windows.
 
@@ -39,6 +47,11 @@ def question_answering_features(
             position of the CLS token in windows that do not hold the whole answer. False adds `example_id`,
             `offset_mapping` (a window's token offsets into the context, in characters; (-1, -1) for every other
             token) and `cls_index`, which `best_answers` reads.
+        teacher_tokenizer: The fast tokenizer of a teacher. If it tokenizes otherwise than `tokenizer`, the windows get
+            what `alad_hf.data.teacher_columns` gives; else nothing is added.
+        teacher_max_length: Most tokens of the teacher's windows; by default what its tokenizer states.
+        minimum_coverage: The share of tokens that must have a counterpart in the teacher's. The example of the batch
+            that lacks the most is left out of account, so that one odd text does not end a long run.
 
     Returns:
         Columns with one row a window: the tokenizer's model inputs, of unequal lengths (padded to `max_length` only
@@ -47,7 +60,8 @@ def question_answering_features(
     Raises:
         TypeError: If the tokenizer is not a fast one.
         ValueError: If a question leaves no room for its context or not more than `overlap` tokens, if `max_length`
-            exceeds what the tokenizer states for its model, or if an answer is not found where it is said to start.
+            exceeds what the tokenizer states for its model, if an answer is not found where it is said to start, if
+            the teacher's tokenizer is a slow one, or if fewer tokens than `minimum_coverage` have a counterpart.
 
     Example:
         >>> features = dataset.map(
@@ -73,6 +87,17 @@ def question_answering_features(
     )
     example_of_window = windows["overflow_to_sample_mapping"]
     features = {name: windows[name] for name in tokenizer.model_input_names if name in windows}
+    if teacher_tokenizer is not None and not tokenizes_alike(tokenizer, teacher_tokenizer):
+        features |= teacher_columns(
+            windows,
+            texts[0],
+            tokenizer,
+            teacher_tokenizer,
+            max_length=teacher_max_length,
+            text_pairs=texts[1],
+            teacher_swaps_pairs=question_first != (teacher_tokenizer.padding_side == "right"),
+        )
+        _check_coverage(features.pop(COVERAGE_COLUMN), example_of_window, minimum_coverage)
     cls_indices = [_cls_index(windows, window, tokenizer) for window in range(len(example_of_window))]
     offsets = [
         _context_offsets(windows, window, int(question_first), examples["context"][example])
@@ -133,6 +158,16 @@ def _check_room(
             f"{takes}, which leaves {room} for the context, but the windows shall share overlap={overlap}: pass "
             f"overlap={room - 1} or less, or max_length={max_length - room + overlap + 1} or more."
         )
+
+
+def _check_coverage(windows: list[RowCoverage], example_of_window: list[int], minimum: float) -> None:
+    report_coverage(windows)
+    lacking = Counter[int]()
+    for example, window in zip(example_of_window, windows, strict=True):
+        lacking[example] += window["tokens"] - window["covered"]
+    worst = max(lacking, key=lacking.__getitem__, default=None)
+    others = [window for example, window in zip(example_of_window, windows, strict=True) if example != worst]
+    check_coverage(others, minimum)
 
 
 def _cls_index(windows: BatchEncoding, window: int, tokenizer: PreTrainedTokenizerBase) -> int:

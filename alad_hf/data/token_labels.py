@@ -10,6 +10,9 @@ from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from ..models.modeling_alad import IGNORED
+from ..models.teacher import tokenizes_alike
+from .alignment_coverage import check_coverage, report_coverage
+from .token_alignment import COVERAGE_COLUMN, teacher_columns
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +66,9 @@ def encode_tagged_words(
     max_length: int,
     label_subwords: Literal["first", "all"] = "first",
     tag_column: str = "tags",
+    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+    teacher_max_length: int | None = None,
+    minimum_coverage: float = 0.9,
 ) -> Dataset:
     """Tokenize sentences of words and give every word's tag to its tokens.
 
@@ -76,15 +82,23 @@ def encode_tagged_words(
         label_subwords: "first": only a word's first token is labelled. "all": the others too, with I- for a word that
             starts an entity.
         tag_column: The column with the tags.
+        teacher_tokenizer: The fast tokenizer of a teacher. If it tokenizes otherwise than `tokenizer`, the rows get
+            what `alad_hf.data.teacher_columns` gives; else nothing is added.
+        teacher_max_length: Most tokens of the teacher's rows; by default what its tokenizer states.
+        minimum_coverage: The share of tokens that must have a counterpart in the teacher's.
 
     Returns:
         A dataset of `input_ids`, `attention_mask` and whatever else the tokenizer gives, `sentence` (the index of the
-        row in `dataset`) and, if there are tags, `labels`, -100 on tokens without a label.
+        row in `dataset`), if there are tags, `labels`, -100 on tokens without a label, and, for a teacher that
+        tokenizes otherwise, `teacher_input_ids`, `teacher_alignment` and perhaps `teacher_token_type_ids`.
 
     Raises:
-        ValueError: The tokenizer is a slow one, the tags have no names, or `label_subwords` is unknown.
+        ValueError: A tokenizer is a slow one, the tags have no names, `label_subwords` is unknown, or fewer tokens
+            than `minimum_coverage` have a counterpart.
     """
     check_fast(tokenizer)
+    if teacher_tokenizer is not None and tokenizes_alike(tokenizer, teacher_tokenizer):
+        teacher_tokenizer = None
     if label_subwords not in ("first", "all"):
         raise ValueError(f'label_subwords must be "first" or "all", got {label_subwords!r}.')
     has_tags = tag_column in dataset.column_names
@@ -98,8 +112,12 @@ def encode_tagged_words(
             max_length=max_length,
             return_overflowing_tokens=True,
         )
-        rows = encoded.pop("overflow_to_sample_mapping")
+        rows = encoded["overflow_to_sample_mapping"]
         columns = {name: encoded[name] for name in tokenizer.model_input_names if name in encoded}
+        if teacher_tokenizer is not None:
+            columns |= teacher_columns(
+                encoded, batch["tokens"], tokenizer, teacher_tokenizer, max_length=teacher_max_length
+            )
         columns["sentence"] = [indices[row] for row in rows]
         if has_tags:
             columns["labels"] = []
@@ -124,7 +142,19 @@ def encode_tagged_words(
         encode, batched=True, with_indices=True, remove_columns=dataset.column_names, desc="Tokenizing"
     )
     _report(dataset, encoded, tokenizer, max_length)
-    return encoded
+    return covered_enough(encoded, minimum_coverage) if teacher_tokenizer is not None else encoded
+
+
+def covered_enough(encoded: Dataset, minimum: float) -> Dataset:
+    """Report how much of the rows' text the teacher has tokens for, and return them without what was counted for it.
+
+    Raises:
+        ValueError: It is a smaller share of the tokens than `minimum`.
+    """
+    coverage = encoded[COVERAGE_COLUMN][:]
+    report_coverage(coverage)
+    check_coverage(coverage, minimum)
+    return encoded.remove_columns(COVERAGE_COLUMN)
 
 
 def check_fast(tokenizer: PreTrainedTokenizerBase) -> None:

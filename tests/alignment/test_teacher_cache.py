@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
+import socket
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, List, Value
 from tiny import TAGS, VOCABULARY, tiny_config, tiny_teacher, tiny_tokenizer
-from transformers import AutoModel, AutoModelForQuestionAnswering, AutoModelForTokenClassification, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoModelForQuestionAnswering,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from alad_hf import AlAdForTokenClassification
-from alad_hf.alignment import teacher_cache
+from alad_hf.alignment import shard_files, teacher_cache
 from alad_hf.alignment.teacher_cache import cache_teacher_states
 from alad_hf.data.collators import DataCollatorForAlignment
 
@@ -51,6 +61,26 @@ def teacher_of(kind: str) -> PreTrainedModel:
     if kind == "question answering":
         return AutoModelForQuestionAnswering.from_config(tiny_config()).eval()
     return AutoModel.from_config(tiny_config()).eval()
+
+
+def run_python(script: str | list[str], folder: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Run a script, or what a list names, in another process; the folder is its argument."""
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path.cwd())])
+    command = ["-c", textwrap.dedent(script)] if isinstance(script, str) else script
+    return subprocess.run(
+        [sys.executable, *command, str(folder)],
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def assert_only_whole_files(folder: Path, count: int) -> None:
+    """Nothing unfinished and no lock is left."""
+    files = [path for path in folder.iterdir() if path.is_file()]
+    assert [path.suffix for path in files] == [".arrow"] * count
+    assert all(map(shard_files.is_whole, files))
 
 
 KINDS = ["tagger", "tagger without token types", "question answering", "encoder"]
@@ -128,11 +158,24 @@ class TestColumns:
     def test_shuffled_and_formatted_datasets_keep_their_order(self, tmp_path: Path, small_shards: None) -> None:
         teacher = tiny_teacher()
         expected = {row["example"]: row["teacher_states"] for row in cache(dataset(), teacher, tmp_path / "plain")}
-        shuffled = dataset().shuffle(seed=3).with_format("numpy", columns=["input_ids"])
+        coarse = dataset().add_column("kind", [0, 1] * 5).cast_column("kind", ClassLabel(names=["even", "odd"]))
+        shuffled = coarse.shuffle(seed=3).with_format("numpy", columns=["input_ids"])
         cached = cache(shuffled, teacher, tmp_path / "shuffled")
+        assert cached.features["kind"] == ClassLabel(names=["even", "odd"])
         assert cached["example"][:] == shuffled.with_format(None)["example"][:] != dataset()["example"][:]
         for row in cached:
             torch.testing.assert_close(row["teacher_states"], expected[row["example"]], atol=1e-6, rtol=0)
+
+    def test_shards_hold_a_limited_number_of_tokens(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        lengths = [len(ids) for ids in dataset()["input_ids"]]
+        whole = cache(dataset(), tiny_teacher(), tmp_path / "whole")
+        monkeypatch.setattr(teacher_cache, "TOKENS_PER_SHARD", max(lengths) - 1)
+        cached = cache(dataset(), tiny_teacher(), tmp_path / "cut")
+        sizes = [len(Dataset.from_file(str(path))) for path in (tmp_path / "cut").glob("*.arrow")]
+        assert sum(sizes) == 10
+        assert len(sizes) >= sum(lengths) / max(lengths)
+        for row, expected in zip(cached, whole, strict=True):
+            torch.testing.assert_close(row["teacher_states"], expected["teacher_states"], atol=1e-6, rtol=0)
 
     def test_equal_shards_share_one_file(self, tmp_path: Path, small_shards: None) -> None:
         twice = dataset(8).select([0, 1, 2, 3, 0, 1, 2, 3])
@@ -267,51 +310,271 @@ class TestInterruption:
         self, tmp_path: Path, small_shards: None, runs: list[int]
     ) -> None:
         script = """
-            import os, sys
+            import os, signal, sys
             from pathlib import Path
             import test_teacher_cache as here
-            from alad_hf.alignment import teacher_cache
-            from datasets.arrow_writer import ArrowWriter
+            from alad_hf.alignment import shard_files, teacher_cache
 
             teacher_cache.ROWS_PER_SHARD = 4
             folder = Path(sys.argv[1])
-            write = ArrowWriter.write_batch
+            replace = os.replace
 
-            def dies(self, *args, **kwargs):
-                written = write(self, *args, **kwargs)
+            def dies(*arguments):
                 if list(folder.glob("*.arrow")):
-                    self.write_examples_on_file()
-                    self.stream.flush()
-                    os._exit(9)  # with the second shard on disk but not finished
-                return written
+                    os.kill(os.getpid(), signal.SIGKILL)  # with the second shard on disk but not finished
+                replace(*arguments)
 
-            ArrowWriter.write_batch = dies
+            shard_files.os.replace = dies
             here.cache(here.dataset(), here.tiny_teacher(), folder)
         """
-        path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path.cwd())])
-        killed = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)],
-            env={**os.environ, "PYTHONPATH": path},
-            capture_output=True,
-            text=True,
-        )
-        assert killed.returncode == 9, killed.stderr
-        finished = list(tmp_path.glob("*.arrow"))
-        unfinished = [path for path in tmp_path.iterdir() if path not in finished]
-        assert len(finished) == 1
-        assert unfinished and unfinished[0].stat().st_size > 0
+        killed = run_python(script, tmp_path)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert len(list(tmp_path.glob("*.arrow"))) == 1
+        (unfinished,) = tmp_path.glob("*.tmp")
+        assert unfinished.stat().st_size > 0
         cached = cache(dataset(), tiny_teacher(), tmp_path)
         assert sum(runs) == 1 + 6
-        assert len(list(tmp_path.glob("*.arrow"))) == 3
+        assert_only_whole_files(tmp_path, 3)
         for row, expected in zip(cached, cache(dataset(), tiny_teacher(), tmp_path / "whole"), strict=True):
             torch.testing.assert_close(row["teacher_states"], expected["teacher_states"], atol=1e-6, rtol=0)
 
+    def test_a_disk_that_fills_up(
+        self, tmp_path: Path, small_shards: None, runs: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        teacher, flush = tiny_teacher(), os.fsync
+
+        def full(file: int) -> None:
+            if list(tmp_path.glob("*.arrow")):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            flush(file)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(shard_files.os, "fsync", full)
+            with pytest.raises(OSError, match=rf"{tmp_path} is full.*are kept.*cache_dir=") as caught:
+                cache(dataset(), teacher, tmp_path)
+        assert caught.value.errno == errno.ENOSPC
+        assert [path.suffix for path in tmp_path.iterdir() if path.suffix != ".lock"] == [".arrow"]
+        runs.clear()
+        cache(dataset(), teacher, tmp_path)
+        assert sum(runs) == 1 + 6
+        assert_only_whole_files(tmp_path, 3)
+
+    @pytest.mark.parametrize("damage", ["cut", "cut after the data", "empty", "flipped bit", "another shard's file"])
+    def test_a_damaged_shard_is_computed_again(
+        self, damage: str, tmp_path: Path, small_shards: None, runs: list[int], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        teacher = tiny_teacher()
+        cache(dataset(8), teacher, tmp_path)
+        first, second = tmp_path.glob("*.arrow")
+        content = first.read_bytes()
+        if damage == "cut":
+            first.write_bytes(content[: len(content) // 2])
+        elif damage == "cut after the data":
+            first.write_bytes(content[:-4])
+        elif damage == "empty":
+            first.write_bytes(b"")
+        elif damage == "flipped bit":
+            middle = len(content) // 2
+            first.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+        else:
+            first.write_bytes(second.read_bytes())
+        runs.clear()
+        caplog.clear()
+        cache(dataset(8), teacher, tmp_path)
+        assert sum(runs) == 1 + 4
+        assert f"{first} is damaged" in caplog.text
+        assert str(second) not in caplog.text
+        assert first.read_bytes() == content
+
+
+class TestSpace:
+    BYTES_PER_TOKEN = (32 * 4 + 4) + (len(TAGS) * 4 + 4)
+
+    def test_is_announced(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        rows = dataset(400)
+        cache(rows, tiny_teacher(), tmp_path)
+        tokens = sum(map(len, rows["input_ids"]))
+        (file,) = tmp_path.glob("*.arrow")
+        assert file.stat().st_size == pytest.approx(tokens * self.BYTES_PER_TOKEN, rel=0.02)
+        (record,) = caplog.records
+        assert record.levelname == "WARNING"
+        size = f"{tokens * self.BYTES_PER_TOKEN / 1e6:.1f} MB"
+        assert f"{tokens:,} tokens will take {size} in {tmp_path}, which has" in record.getMessage()
+        cache(rows, tiny_teacher(), tmp_path)
+        assert len(caplog.records) == 1, "nothing is computed, nothing announced"
+
+    @pytest.mark.parametrize("spare", [0, -1])
+    def test_is_checked_first(
+        self, spare: int, tmp_path: Path, small_shards: None, runs: list[int], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        teacher, rows = tiny_teacher(), dataset()
+        cache(rows.select(range(4)), teacher, tmp_path)
+        runs.clear()
+        needed = sum(map(len, rows["input_ids"][4:])) * self.BYTES_PER_TOKEN
+        monkeypatch.setattr(teacher_cache.shutil, "disk_usage", lambda folder: SimpleNamespace(free=needed + spare))
+        if spare >= 0:
+            cache(rows, teacher, tmp_path)
+            assert sum(runs) == 1 + 6
+        else:
+            message = (
+                rf"take {needed:,} bytes .*{tmp_path} has only {needed - 1:,} bytes .*cache_dir=.*fewer rows.*float16"
+            )
+            with pytest.raises(OSError, match=message):
+                cache(rows, teacher, tmp_path)
+            assert runs == [1]
+
+
+class TestProcesses:
+    def test_of_one_launch_share_the_work(self, tmp_path: Path, small_shards: None) -> None:
+        script = tmp_path / "script.py"
+        script.write_text(
+            textwrap.dedent("""
+            import os, sys, time
+            from pathlib import Path
+            import torch
+            from accelerate import PartialState
+            import test_teacher_cache as here
+            from alad_hf.alignment import teacher_cache
+
+            teacher_cache.ROWS_PER_SHARD = 4
+            folder, state, written, write = Path(sys.argv[1]), PartialState(cpu=True), [], teacher_cache.write_shard
+
+            def slowly(path, *arguments):
+                written.append(path.name)
+                time.sleep(0.2)
+                write(path, *arguments)
+
+            teacher_cache.write_shard = slowly
+            teacher = here.tiny_teacher()
+            state.wait_for_everyone()
+            rows = here.cache(here.dataset(32), teacher, folder / "shared")
+            signals = [{name: row[name] for name in here.COLUMNS} for row in rows]
+            torch.save((written, signals), folder / f"process-{state.process_index}.pt")
+            """)
+        )
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
+        settings = ["--mixed_precision=no", "--dynamo_backend=no", f"--main_process_port={port}"]
+        environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+        done = run_python([*launcher, *settings, str(script)], tmp_path, **environment)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("tokens will take") == 1
+        (first, signals), (second, others) = (torch.load(tmp_path / f"process-{rank}.pt") for rank in (0, 1))
+        assert first and second
+        assert len({*first, *second}) == len(first) + len(second) == 8
+        assert_only_whole_files(tmp_path / "shared", 8)
+        alone = cache(dataset(32), tiny_teacher(), tmp_path / "alone")
+        for row, one, other in zip(alone, signals, others, strict=True):
+            assert all(torch.equal(row[name], one[name]) and torch.equal(row[name], other[name]) for name in COLUMNS)
+
+    def test_the_first_of_a_launch_does_not_wait_for_calls_of_the_others(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """`with state.main_process_first():` calls it in one process while the others wait elsewhere."""
+        for name, value in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "2")):
+            monkeypatch.setenv(name, value)
+        assert len(cache(dataset(), tiny_teacher(), tmp_path)) == 10
+
+
+def own_tokens(rows: int = 10) -> Dataset:
+    """Rows that a teacher reads in tokens of its own, which are fewer; some tokens have no counterpart."""
+    generator = torch.Generator().manual_seed(5)
+    columns: dict[str, list] = {"teacher_input_ids": [], "teacher_token_type_ids": [], "teacher_alignment": []}
+    for ids in dataset(rows)["input_ids"]:
+        count = max(2, len(ids) - 3)
+        columns["teacher_input_ids"].append(torch.randint(5, len(VOCABULARY), (count,), generator=generator).tolist())
+        columns["teacher_token_type_ids"].append([0] + [1] * (count - 1))
+        triples = []
+        for token in range(1, len(ids)):
+            share = torch.rand((), generator=generator).item()
+            triples += [[token, token % count, share], [token, (token + 1) % count, 1 - share]]
+        columns["teacher_alignment"].append(triples)
+    return dataset(rows, **columns)
+
+
+class TestAnotherTokenizer:
+    @pytest.fixture
+    def other(self) -> PreTrainedTokenizerFast:
+        return tiny_tokenizer(vocabulary={**VOCABULARY, "york": VOCABULARY["new"], "new": VOCABULARY["york"]})
+
+    @pytest.mark.parametrize("layers", [None, [0, -1]])
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_the_signal_is_moved_row_by_row(
+        self, kind: str, layers: list[int] | None, other: PreTrainedTokenizerFast, tmp_path: Path, small_shards: None
+    ) -> None:
+        teacher, rows = teacher_of(kind), own_tokens()
+        cached = cache(rows, teacher, tmp_path, teacher_tokenizer=other, layers=layers, tokens_per_batch=30)
+        new = {"teacher_states", "teacher_mask", *(COLUMNS if kind != "encoder" else [])}
+        assert {*cached.column_names} == {*dataset().column_names, *new}
+        assert cached.features["teacher_mask"] == List(Value("int8"))
+        for row, before in zip(cached, rows, strict=True):
+            names = {"input_ids", "token_type_ids"} - ({"token_type_ids"} if "without" in kind else set())
+            with torch.no_grad():
+                read = {name: torch.tensor([before[f"teacher_{name}"]]) for name in names}
+                outputs = teacher(**read, output_hidden_states=True)
+            weights = torch.zeros(len(before["input_ids"]), len(before["teacher_input_ids"]))
+            for token, teacher_token, weight in before["teacher_alignment"]:
+                weights[int(token), int(teacher_token)] = weight
+            states = torch.stack([outputs.hidden_states[layer][0] for layer in layers or [-1]]).mean(dim=0)
+            torch.testing.assert_close(row["teacher_states"], weights @ states, atol=1e-5, rtol=0)
+            assert row["teacher_mask"].tolist() == [0] + [1] * (len(weights) - 1)
+            if kind == "question answering":
+                for side, logits in enumerate((outputs.start_logits[0], outputs.end_logits[0])):
+                    moved = (logits.softmax(-1) * weights / weights.sum(0).clamp(min=1e-9)).sum(-1).log()
+                    torch.testing.assert_close(row["teacher_logits"][:, side], moved, atol=1e-5, rtol=0)
+            elif kind != "encoder":
+                torch.testing.assert_close(row["teacher_logits"], weights @ outputs.logits[0], atol=1e-5, rtol=0)
+
+    @pytest.mark.parametrize(
+        "change", ["nothing", "student ids", "student length", "weight", "pair", "teacher ids", "layers"]
+    )
+    def test_reuse(self, change: str, other: PreTrainedTokenizerFast, tmp_path: Path, runs: list[int]) -> None:
+        teacher, rows, layers = tiny_teacher(), own_tokens(), [-2]
+        cache(rows, teacher, tmp_path, teacher_tokenizer=other, layers=layers)
+        runs.clear()
+        columns = rows.to_dict()
+        if change == "student ids":  # the teacher does not read them
+            columns["input_ids"][3][1] += 1
+        elif change == "student length":
+            for name in ("input_ids", "token_type_ids", "attention_mask", "labels"):
+                columns[name][3].append(1)
+        elif change == "weight":
+            columns["teacher_alignment"][3][0][2] *= 0.999
+        elif change == "pair":
+            columns["teacher_alignment"][3][0][1] += 1
+        elif change == "teacher ids":
+            columns["teacher_input_ids"][3][1] -= 1
+        elif change == "layers":
+            layers = [-2, -1]
+        cache(Dataset.from_dict(columns), teacher, tmp_path, teacher_tokenizer=other, layers=layers)
+        assert bool(runs) == (change not in ("nothing", "student ids"))
+
+    def test_rows_that_the_teacher_sees_nothing_of(self, other: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+        columns = own_tokens(3).to_dict()
+        for name in ("teacher_input_ids", "teacher_token_type_ids", "teacher_alignment"):
+            columns[name][0] = []
+        cached = cache(Dataset.from_dict(columns), tiny_teacher(), tmp_path, teacher_tokenizer=other)
+        assert cached[0]["teacher_mask"].tolist() == [0] * len(columns["input_ids"][0])
+        assert not cached[0]["teacher_states"].any()
+        assert cached[1]["teacher_states"].any()
+
+    def test_needs_the_columns(self, other: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+        with pytest.raises(
+            ValueError, match=r"no \['teacher_input_ids', 'teacher_alignment'\].*encode_text\(..., teacher_t"
+        ):
+            cache(dataset(), tiny_teacher(), tmp_path, teacher_tokenizer=other)
+
 
 class TestErrors:
-    def test_another_tokenizer(self, tmp_path: Path) -> None:
-        vocabulary = {**VOCABULARY, "york": VOCABULARY["new"], "new": VOCABULARY["york"]}
-        with pytest.raises(ValueError, match=r"another vocabulary.*'new'.*share one tokenizer"):
-            cache(dataset(), tiny_teacher(), tmp_path, teacher_tokenizer=tiny_tokenizer(vocabulary=vocabulary))
+    def test_states_that_float16_cannot_hold(self, tmp_path: Path) -> None:
+        teacher = tiny_teacher()
+        with torch.no_grad():
+            teacher.bert.encoder.layer[-1].output.LayerNorm.bias[2] = 70_000
+        with pytest.raises(ValueError, match=r'values up to 70,00.* too large for float16: pass dtype="float32"'):
+            cache(dataset(), teacher, tmp_path, dtype="float16")
+        assert cache(dataset(), teacher, tmp_path)[0]["teacher_states"].max() > 65_504
 
     def test_rows_that_do_not_fit(self, tmp_path: Path) -> None:
         text = Dataset.from_dict({"text": ["new york"]})
@@ -322,3 +585,6 @@ class TestErrors:
             cache(cached, tiny_teacher(), tmp_path)
         with pytest.raises(ValueError, match="has no rows"):
             cache(dataset(2).select([]), tiny_teacher(), tmp_path)
+        with pytest.raises(ValueError, match="All rows are empty"):
+            empty = {name: [[], []] for name in ("input_ids", "token_type_ids", "attention_mask", "labels")}
+            cache(dataset(2, **empty).cast_column("input_ids", List(Value("int64"))), tiny_teacher(), tmp_path)

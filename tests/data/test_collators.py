@@ -1,4 +1,4 @@
-"""The collator: tokens, labels and teacher columns padded on the same side, unlabelled rows marked."""
+"""The collator: tokens, labels and teacher columns padded on the same side, unlabelled rows marked, alignments."""
 
 from __future__ import annotations
 
@@ -98,3 +98,71 @@ def test_rows_are_not_changed() -> None:
 def test_the_column_for_grouping_by_length_is_no_input() -> None:
     grouped = [{**row, "length": len(row["input_ids"])} for row in rows()]
     assert collator()(grouped).keys() == collator()(rows()).keys()
+
+
+def test_answer_positions_move_with_padding_on_the_left() -> None:
+    columns, positions = ("start_positions", "end_positions"), [0, 4, -1]
+    questions = [
+        {**row, **dict.fromkeys(columns, position)}
+        for row, position in zip(rows(labelled=False), positions, strict=True)
+    ]
+    left, right = collator("left")(questions), collator()(questions)
+    for name in columns:
+        assert right[name].tolist() == positions
+        assert left[name].tolist() == [2, 4, -1], "row 0 has two positions of padding, row 1 none; row 2 no answer"
+    for row, position in enumerate(positions[:2]):
+        assert left["input_ids"][row, left["start_positions"][row]] == questions[row]["input_ids"][position]
+
+
+TEACHER_LENGTHS = (4, 2, 6)
+
+
+def aligned_rows(convert: Callable[[np.ndarray], object] = np.ndarray.tolist) -> list[dict[str, object]]:
+    """Rows with the tokens of a teacher: many to many, a student's token without a counterpart, and none at all."""
+    triples = [
+        [[0, 0, 1.0], [1, 1, 0.25], [1, 2, 0.75], [2, 2, 1.0]],
+        [[0, 0, 1.0], [4, 1, 1.0]],
+        [],
+    ]
+    result = []
+    for row, length, alignment in zip(rows(convert), TEACHER_LENGTHS, triples, strict=True):
+        ids = np.arange(100, 100 + length)
+        row |= {
+            "teacher_input_ids": convert(ids),
+            "teacher_token_type_ids": convert(ids % 2),
+            "teacher_alignment": convert(np.array(alignment, dtype=np.float32)),
+            "teacher_mask": convert(np.ones(len(row["input_ids"]), dtype=np.int8)),
+        }
+        result.append(row)
+    return result
+
+
+@pytest.mark.parametrize("convert", [np.ndarray.tolist, torch.from_numpy, lambda array: array], ids=["l", "t", "n"])
+@pytest.mark.parametrize("multiple", [None, 8])
+@pytest.mark.parametrize("padding_side", ["right", "left"])
+def test_the_tokens_of_a_teacher_have_their_own_length(
+    padding_side: str, multiple: int | None, convert: Callable
+) -> None:
+    batch = collator(padding_side, pad_to_multiple_of=multiple)(aligned_rows(convert))
+    tokens, teacher_tokens = (8, 8) if multiple else (5, 6)
+    expected = torch.zeros(3, tokens, teacher_tokens)
+    for index, (row, length) in enumerate(zip(aligned_rows(), TEACHER_LENGTHS, strict=True)):
+        ids = torch.zeros(teacher_tokens, dtype=torch.long)
+        ids[:length] = torch.arange(100, 100 + length)
+        assert torch.equal(batch["teacher_input_ids"][index], ids)
+        assert torch.equal(batch["teacher_token_type_ids"][index], ids % 2)
+        assert batch["teacher_attention_mask"][index].tolist() == [1] * length + [0] * (teacher_tokens - length)
+        first = tokens - LENGTHS[index] if padding_side == "left" else 0
+        for own, teacher, weight in row["teacher_alignment"]:
+            expected[index, first + int(own), int(teacher)] = weight
+    assert torch.equal(batch["teacher_alignment"], expected)
+    assert torch.equal(batch["teacher_mask"], batch["attention_mask"].to(batch["teacher_mask"].dtype))
+    without = collator(padding_side, pad_to_multiple_of=multiple)(rows())
+    assert all(torch.equal(batch[name], value) for name, value in without.items()), "the student's columns changed"
+
+
+def test_token_types_of_the_teacher_are_not_needed() -> None:
+    given = aligned_rows()
+    for row in given:
+        del row["teacher_token_type_ids"]
+    assert collator()(given).keys() == collator()(aligned_rows()).keys() - {"teacher_token_type_ids"}

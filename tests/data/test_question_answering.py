@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import random
@@ -312,3 +313,93 @@ def test_real_questions(shared_data):
             found.add(name)
     assert len(evaluation["example_id"]) > len(rows)
     assert found == set(texts)
+
+
+class TestTeacherWithAnotherTokenizer:
+    @pytest.mark.parametrize("teacher_side", ["right", "left"])
+    @pytest.mark.parametrize("student_side", ["right", "left"])
+    @pytest.mark.parametrize("for_training", [True, False])
+    def test_windows_are_read_question_by_question(
+        self, byte_level_tokenizer, student_side, teacher_side, for_training
+    ):
+        student, teacher = tiny_tokenizer(), copy.deepcopy(byte_level_tokenizer)
+        student.padding_side, teacher.padding_side = student_side, teacher_side
+        examples = random_examples(12)
+        options = {"max_length": 40, "overlap": 7, "for_training": for_training}
+        plain = question_answering_features(examples, student, **options)
+        features = question_answering_features(examples, student, teacher_tokenizer=teacher, **options)
+        assert set(features) == {*plain, "teacher_input_ids", "teacher_alignment"}
+        assert {name: features[name] for name in plain} == plain
+        if for_training:
+            return
+        questions = dict(zip(examples["id"], examples["question"], strict=True))
+        contexts = dict(zip(examples["id"], examples["context"], strict=True))
+        starts = set()
+        for window, name in enumerate(features["example_id"]):
+            ids = features["teacher_input_ids"][window]
+            question = teacher(questions[name], add_special_tokens=False)["input_ids"]
+            # Each reads the question where its own padding side says.
+            begin = 1 if teacher_side == "right" else len(ids) - 1 - len(question)
+            assert ids[begin : begin + len(question)] == question
+            context = ids[len(question) + 2 : -1] if teacher_side == "right" else ids[1 : begin - 1]
+            read = teacher.decode(context)
+            assert read in contexts[name]
+            starts.add(contexts[name].startswith(read))
+            offsets = features["offset_mapping"][window]
+            pieces = teacher.convert_ids_to_tokens(ids)
+            letters = {}
+            for token, other, weight in features["teacher_alignment"][window]:
+                letters.setdefault(int(token), []).append((int(other), weight))
+            covered = [token for token, span in enumerate(offsets) if span != (-1, -1)]
+            assert set(covered) <= set(letters)
+            own = student.convert_ids_to_tokens(features["input_ids"][window])
+            for token, targets in letters.items():
+                assert sum(weight for _, weight in targets) == pytest.approx(1)
+                inside = {begin <= other < begin + len(question) for other, _ in targets}
+                if token in covered:
+                    assert inside == {False}
+                    joined = "".join(pieces[other] for other, _ in targets).replace("Ġ", "")
+                    assert own[token].removeprefix("##") in joined or joined in own[token]
+                elif own[token] not in ("[CLS]", "[SEP]"):
+                    assert inside == {True}
+        assert starts == {True, False}
+
+    def test_the_same_tokenizer_adds_nothing(self, tokenizer):
+        options = {"max_length": 40, "overlap": 7, "for_training": True}
+        examples = random_examples(3)
+        assert question_answering_features(
+            examples, tokenizer, teacher_tokenizer=tiny_tokenizer(), **options
+        ) == question_answering_features(examples, tokenizer, **options)
+
+    def test_use_in_dataset_map(self, tokenizer, byte_level_tokenizer):
+        dataset = Dataset.from_dict(random_examples(9))
+        options = {"tokenizer": tokenizer, "max_length": 40, "overlap": 9, "for_training": True}
+        options["teacher_tokenizer"] = byte_level_tokenizer
+        mapped = dataset.map(
+            question_answering_features,
+            batched=True,
+            batch_size=1,
+            remove_columns=dataset.column_names,
+            fn_kwargs=options,
+        )
+        direct = question_answering_features(dataset[:], **options)
+        assert mapped["teacher_input_ids"][:] == direct["teacher_input_ids"]
+        assert mapped["teacher_alignment"][:] == [rows.tolist() for rows in direct["teacher_alignment"]]
+
+    def test_one_odd_text_does_not_end_a_run_but_many_do(self, byte_level_tokenizer, caplog):
+        odd, usual = "\u200b " * 20, "smith works " * 3
+        options = {"max_length": 60, "overlap": 5, "for_training": False, "teacher_tokenizer": tiny_tokenizer()}
+
+        def encode(*contexts):
+            names = [f"q{number}" for number in range(len(contexts))]
+            examples = {"id": names, "question": ["a"] * len(contexts), "context": contexts}
+            return question_answering_features(examples, byte_level_tokenizer, **options)
+
+        for contexts in ([odd], [odd, usual], [usual, odd, usual]):
+            caplog.clear()
+            assert set(encode(*contexts)["example_id"]) == {f"q{number}" for number in range(len(contexts))}
+            assert [record.levelname for record in caplog.records] == ["WARNING"]
+        with pytest.raises(ValueError, match=r"nothing stands for '\\u200b'.*less than minimum_coverage=0\.9\."):
+            encode(odd, odd, usual)
+        options["minimum_coverage"] = 0.0
+        assert encode(odd, odd)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
@@ -237,3 +239,56 @@ class TestLongestInput:
         tokenizer.model_max_length = int(1e30)
         with pytest.raises(ValueError, match=rf"Neither the {model_type} configuration nor the tokenizer.*max_length"):
             longest_input(config, tokenizer)
+
+
+class TestTeacherWithAnotherTokenizer:
+    @pytest.mark.parametrize("max_length", [64, 9, 4])
+    def test_rows_are_the_same_and_read_by_the_teacher(
+        self, max_length: int, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        teacher = byte_level_bpe()
+        with caplog.at_level(logging.INFO):
+            encoded = encode_tagged_words(tagged(), tiny_tokenizer(), max_length=max_length, teacher_tokenizer=teacher)
+        plain = encode_tagged_words(tagged(), tiny_tokenizer(), max_length=max_length)
+        assert encoded.column_names == [
+            *["input_ids", "token_type_ids", "attention_mask", "teacher_input_ids", "teacher_alignment"],
+            *["sentence", "labels"],
+        ]
+        assert {name: encoded[name][:] for name in plain.column_names} == plain[:]
+        (line,) = [record for record in caplog.records if "counterpart" in record.message]
+        tokens = sum(len(ids) - 2 for ids in encoded["input_ids"])
+        assert line.levelname == "INFO"
+        assert line.message.startswith(f"The teacher's tokens cover 100.0% of the student's {tokens} tokens.")
+        for row in encoded:
+            assert {int(student) for student, _, _ in row["teacher_alignment"]} == set(range(len(row["input_ids"])))
+            assert max(int(other) for _, other, _ in row["teacher_alignment"]) == len(row["teacher_input_ids"]) - 1
+            read = teacher.decode(row["teacher_input_ids"], skip_special_tokens=True)
+            sentence = SENTENCES[row["sentence"]][0]
+            assert " ".join(read.split()) in sentence
+            assert max_length < 64 or read.strip() == sentence
+
+    def test_the_same_tokenizer_adds_nothing(self) -> None:
+        encoded = encode_tagged_words(tagged(), tiny_tokenizer(), max_length=9, teacher_tokenizer=tiny_tokenizer())
+        assert encoded[:] == encode_tagged_words(tagged(), tiny_tokenizer(), max_length=9)[:]
+
+    def test_what_the_teacher_drops_is_reported(self, caplog: pytest.LogCaptureFixture) -> None:
+        dropped = tagged([("smith \u200b jones", "B-PER O B-PER"), ("york " * 30, "O " * 30)])
+        arguments = {"max_length": 64, "teacher_tokenizer": tiny_tokenizer()}
+        student = byte_level_bpe()
+        ids = student(["\u200b"], is_split_into_words=True, add_special_tokens=False)["input_ids"]
+        with caplog.at_level(logging.INFO):
+            rows = encode_tagged_words(dropped, student, **arguments)
+        (line,) = [record for record in caplog.records if "counterpart" in record.message]
+        assert line.levelname == "WARNING"
+        assert "nothing stands for '\\u200b', for one" in line.message
+        lacking = len(rows["input_ids"][0]) - len({int(student) for student, _, _ in rows["teacher_alignment"][0]})
+        assert lacking >= 3 and len(ids) >= 3
+        with pytest.raises(ValueError, match=r"minimum_coverage=0\.99\. Clean the text.*or pass a lower minimum"):
+            encode_tagged_words(dropped, student, **arguments, minimum_coverage=0.99)
+
+    def test_a_teacher_that_cuts_the_rows_is_refused(self) -> None:
+        arguments = {"max_length": 64, "teacher_tokenizer": byte_level_bpe(), "teacher_max_length": 9}
+        with pytest.raises(ValueError, match=r"cover \d\d\.\d\d% .*; 2 of 4 rows are too long.*a smaller max_length"):
+            encode_tagged_words(tagged(), tiny_tokenizer(), **arguments)
+        encoded = encode_tagged_words(tagged(), tiny_tokenizer(), **arguments, minimum_coverage=0.2)
+        assert max(map(len, encoded["teacher_input_ids"])) == 9

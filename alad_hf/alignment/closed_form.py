@@ -1,0 +1,625 @@
+"""Alignment in closed form: the linear window map nearest to the teacher's states, without gradient steps.
+
+The squared error of a linear map depends on text only through second moments of the states. They are gathered in one
+pass and take the same memory for any length of text; ridge regression (Hoerl and Kennard 1970) and reduced-rank
+regression (Izenman 1975) do the rest.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import accelerate  # type: ignore[import-untyped]
+import torch
+from datasets import Dataset
+from torch.nn import functional
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..data.collators import DataCollatorForAlignment
+from ..data.token_alignment import TEACHER_COLUMNS
+from ..data.token_labels import longest_input
+from ..data.unlabelled_text import encode_text
+from ..models.alad_construction import load_tokenizer
+from ..models.alignment_adapter import (
+    AdapterLinear,
+    LightAdapter,
+    LinearAdapter,
+    WindowMLPAdapter,
+    context_windows,
+)
+from ..models.teacher import load_teacher, teacher_signal
+from .teacher_cache import cache_teacher_states
+
+SMALLEST_PIVOT = 1e-12
+"""A feature of which the others leave no larger share unexplained counts as their linear combination."""
+
+_SIGNAL_COLUMNS = ("teacher_states", "teacher_mask")
+
+
+class AffineMap(NamedTuple):
+    """f -> weight f + bias, in float64."""
+
+    weight: torch.Tensor
+    """(targets, features)."""
+    bias: torch.Tensor
+    """(targets,)."""
+
+
+class LowRankMap(NamedTuple):
+    """f -> up down f + bias, in float64."""
+
+    down: torch.Tensor
+    """(rank, features)."""
+    up: torch.Tensor
+    """(targets, rank)."""
+    bias: torch.Tensor
+    """(targets,)."""
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The product of both factors, (targets, features)."""
+        return self.up @ self.down
+
+
+class Covariances(NamedTuple):
+    """What the solvers read: means and covariances of features and targets."""
+
+    feature_mean: torch.Tensor
+    target_mean: torch.Tensor
+    features: torch.Tensor
+    """(features, features)."""
+    cross: torch.Tensor
+    """(features, targets)."""
+    targets: torch.Tensor
+    """(targets, targets)."""
+
+
+@dataclass
+class AlignmentMoments:
+    """Weighted sums of features f, targets y and their products, in float64 on the CPU.
+
+    Sums add up: any split of the text, into batches or between processes, gives the same moments.
+
+    Example:
+        >>> moments = AlignmentMoments.zeros(5 * 384, 384)
+        >>> moments.update(context_windows(student_states, 5), teacher_states, attention_mask)
+        >>> best = ridge(moments, regularisation=1e-4)
+    """
+
+    weight: torch.Tensor
+    """(), the sum of the weights: of tokens, where each counts once."""
+    feature_sum: torch.Tensor
+    target_sum: torch.Tensor
+    feature_products: torch.Tensor
+    """(features, features), sum of w f f^T."""
+    cross_products: torch.Tensor
+    """(features, targets), sum of w f y^T."""
+    target_products: torch.Tensor
+    """(targets, targets), sum of w y y^T."""
+
+    @classmethod
+    def zeros(cls, num_features: int, num_targets: int) -> AlignmentMoments:
+        """The moments of no text."""
+        shapes = [(), (num_features,), (num_targets,)]
+        shapes += [(num_features, num_features), (num_features, num_targets), (num_targets, num_targets)]
+        return cls(*(torch.zeros(shape, dtype=torch.float64) for shape in shapes))
+
+    def update(self, features: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> None:
+        """Add tokens.
+
+        Args:
+            features: (..., features).
+            targets: (..., targets).
+            weights: (...) of the tokens; what stands where the weight is zero is not read, NaN included.
+        """
+        counted = weights != 0
+        scale = weights[counted].cpu().double().unsqueeze(-1)
+        features, targets = (values[counted].cpu().double() for values in (features, targets))
+        scaled = features * scale
+        self.weight += scale.sum()
+        self.feature_sum += scaled.sum(dim=0)
+        self.target_sum += (targets * scale).sum(dim=0)
+        self.feature_products.addmm_(scaled.T, features)
+        self.cross_products.addmm_(scaled.T, targets)
+        self.target_products.addmm_((targets * scale).T, targets)
+
+    def __add__(self, other: AlignmentMoments) -> AlignmentMoments:
+        return AlignmentMoments(*(one + two for one, two in zip(self._sums(), other._sums(), strict=True)))
+
+    def add_processes(self) -> None:
+        """Replace the sums by those over all processes; nothing happens where there is one."""
+        _add_processes(*self._sums())
+
+    def covariances(self) -> Covariances:
+        """Means and covariances.
+
+        Raises:
+            ValueError: No token has weight, or a state is not finite.
+        """
+        if not self.weight > 0:
+            raise ValueError("The moments are of no token: the text is empty, or all of its tokens have weight 0.")
+        if not all(values.isfinite().all() for values in self._sums()):
+            raise ValueError("A state of the student or the teacher is not finite (NaN or infinity).")
+        feature_mean, target_mean = self.feature_sum / self.weight, self.target_sum / self.weight
+        return Covariances(
+            feature_mean,
+            target_mean,
+            self.feature_products / self.weight - torch.outer(feature_mean, feature_mean),
+            self.cross_products / self.weight - torch.outer(feature_mean, target_mean),
+            self.target_products / self.weight - torch.outer(target_mean, target_mean),
+        )
+
+    def _sums(self) -> list[torch.Tensor]:
+        return list(vars(self).values())
+
+
+def _processes() -> accelerate.PartialState:
+    """This process among those that `accelerate launch` or the Trainer started."""
+    return accelerate.PartialState(cpu=accelerate.utils.parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
+def _add_processes(*tensors: torch.Tensor) -> None:
+    state = _processes()
+    if state.num_processes > 1:
+        for tensor in tensors:
+            total = tensor.to(state.device)  # NCCL adds on its own device only
+            torch.distributed.all_reduce(total)
+            tensor.copy_(total)
+
+
+def ridge(moments: AlignmentMoments, regularisation: float) -> AffineMap:
+    """The map W f + b of least mean |y - W f - b|^2 + penalty |W|^2; b is not penalised.
+
+    Args:
+        moments: Of features and targets.
+        regularisation: The penalty as a share of the mean eigenvalue of the features' covariance, >= 0.
+
+    Raises:
+        ValueError: The features are linearly dependent and `regularisation` is too small to decide between the
+            solutions, or it is negative.
+    """
+    covariances = moments.covariances()
+    weight = _solve(covariances.features, covariances.cross, regularisation).T
+    return AffineMap(weight, covariances.target_mean - weight @ covariances.feature_mean)
+
+
+def reduced_rank(
+    moments: AlignmentMoments, rank: int, regularisation: float, metric: torch.Tensor | None = None
+) -> LowRankMap:
+    """The map of at most the given rank with the least mean r^T M r, r = y - W f - b (Izenman 1975).
+
+    With M^(1/2) = R, R W is the projection of R times the ridge solution onto the leading eigenvectors of
+    R S_yf (S_ff + penalty)^-1 S_fy R. What M does not see is left to the bias.
+
+    Args:
+        moments: Of features and targets.
+        rank: From 1 to the number of targets.
+        regularisation: As in `ridge`; the penalty is on R W.
+        metric: M, (targets, targets), symmetric and positive semidefinite: how much an error matters. By default the
+            identity. For a linear head H behind the states, H^T H is the squared error of its logits.
+
+    Raises:
+        ValueError: `rank` is out of range or `metric` is no metric, and what `ridge` raises.
+    """
+    covariances = moments.covariances()
+    size = len(covariances.target_mean)
+    if not 1 <= rank <= size:
+        raise ValueError(f"rank must be from 1 to the number of targets, {size}, got {rank}.")
+    coefficients = _solve(covariances.features, covariances.cross, regularisation)
+    root, inverse_root = _roots(torch.eye(size) if metric is None else metric, size)
+    explained = root @ (covariances.cross.T @ coefficients) @ root
+    leading = torch.linalg.eigh((explained + explained.T) / 2).eigenvectors[:, -rank:].flip(-1)
+    down, up = leading.T @ root @ coefficients.T, inverse_root @ leading
+    return LowRankMap(down, up, covariances.target_mean - up @ (down @ covariances.feature_mean))
+
+
+def mean_squared_error(
+    moments: AlignmentMoments, fitted: AffineMap | LowRankMap, metric: torch.Tensor | None = None
+) -> float:
+    """The weighted mean over tokens of a map's squared error, from the moments alone.
+
+    Args:
+        moments: Of the features that the map reads and the targets.
+        fitted: Any map of them.
+        metric: M of r^T M r, (targets, targets); by default the mean over the width, as in the alignment loss.
+    """
+    covariances = moments.covariances()
+    weight = fitted.weight
+    explained = weight @ covariances.cross
+    offset = covariances.target_mean - weight @ covariances.feature_mean - fitted.bias
+    residual = covariances.targets - explained - explained.T + weight @ covariances.features @ weight.T
+    residual += torch.outer(offset, offset)
+    if metric is None:
+        error = residual.trace() / len(offset)
+    else:
+        error = (metric.cpu().double() * residual).sum()
+    return max(error.item(), 0.0)
+
+
+def r_squared(moments: AlignmentMoments, fitted: AffineMap | LowRankMap) -> float:
+    """The share of the targets' variance, summed over the width, that a map explains; 1 is all of it."""
+    variance = moments.covariances().targets.trace().item() / len(moments.target_sum)
+    return 1 - mean_squared_error(moments, fitted) / variance if variance > 0 else math.nan
+
+
+def _penalised(matrix: torch.Tensor, regularisation: float) -> torch.Tensor:
+    """Add a share of the mean eigenvalue to the diagonal of a symmetric matrix."""
+    if not 0 <= regularisation < math.inf:
+        raise ValueError(f"regularisation must be finite and not negative, got {regularisation}.")
+    return matrix + regularisation * matrix.diagonal().mean() * torch.eye(len(matrix), dtype=matrix.dtype)
+
+
+def _solve(matrix: torch.Tensor, right: torch.Tensor, regularisation: float) -> torch.Tensor:
+    """The penalised matrix's inverse times `right`."""
+    penalised = _penalised(matrix, regularisation)
+    factor, failed = torch.linalg.cholesky_ex(penalised)
+    pivots = factor.diagonal().square() / penalised.diagonal()
+    if failed or not (pivots > SMALLEST_PIVOT).all():
+        raise ValueError(
+            f"The {len(matrix)} features are linearly dependent on this text, so that many maps fit it equally well "
+            f"(regularisation={regularisation:g}). Pass a larger one, such as 1e-4, or more text."
+        )
+    return torch.cholesky_solve(right, factor)
+
+
+def _roots(metric: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The symmetric square root of a metric and its pseudo-inverse."""
+    metric = metric.cpu().double()
+    if metric.shape != (size, size) or not torch.allclose(metric, metric.T):
+        raise ValueError(f"metric must be symmetric of shape ({size}, {size}), got shape {tuple(metric.shape)}.")
+    values, vectors = torch.linalg.eigh(metric)
+    rounding = values[-1].abs() * size * torch.finfo(torch.float64).eps
+    # A metric made in float32 may be off zero by as much as that precision.
+    if not values[-1] > 0 or values[0] < -values[-1] * size * torch.finfo(torch.float32).eps:
+        raise ValueError(f"metric must be positive semidefinite, its eigenvalues are {values[0]:g} to {values[-1]:g}.")
+    seen = values > rounding
+    roots = torch.where(seen, values, 0).sqrt()
+    inverses = torch.where(seen, 1 / roots, 0)
+    return vectors * roots @ vectors.T, vectors * inverses @ vectors.T
+
+
+@dataclass(frozen=True)
+class ClosedFormFit:
+    """What `fit_adapter` did.
+
+    Args:
+        tokens: Real tokens that the teacher has a counterpart of.
+        passes: Times that the text was read.
+        mse_before: Squared error of the adapter before, a mean over tokens and width.
+        mse_after: The same of the weights that the adapter has now, rounded to its precision.
+        r_squared: Share of the variance of the teacher's states that they explain.
+        seconds: Wall time, tokenization included.
+    """
+
+    tokens: int
+    passes: int
+    mse_before: float
+    mse_after: float
+    r_squared: float
+    seconds: float
+
+
+@torch.no_grad()
+def fit_adapter(
+    model: PreTrainedModel,
+    texts: Iterable[str] | Dataset,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    teacher: str | PreTrainedModel | None = None,
+    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+    regularisation: float = 1e-2,
+    metric: torch.Tensor | None = None,
+    batch_size: int = 32,
+    cache_dir: str | os.PathLike | None = None,
+) -> ClosedFormFit:
+    """Set the adapter of an AlAd model to the weights of least squared error on unlabelled text.
+
+    "linear" adapters get the exact solution in one pass. "light" ones take two: the first finds the directions D of
+    the student's states through which neighbours explain most of what the token itself does not, in pairs (d, -d) as
+    GELU(a) - GELU(-a) = a keeps their linear use possible; the second solves for the two linear parts jointly. "mlp"
+    ones get the best output layer on the hidden layer that they have. The student, a layer mix and the head are not
+    changed. Several processes share the rows and end with the same weights.
+
+    Args:
+        model: An AlAd model; it runs where it lies.
+        texts: Strings, or a dataset with a column `text`, `tokens` or `input_ids`; with `teacher_states` (see
+            `cache_teacher_states`) no teacher is needed.
+        tokenizer: The student's tokenizer.
+        teacher: By default the attached one, which follows the model to its device. It reads the text beside the
+            student, nothing is stored.
+        teacher_tokenizer: The teacher's tokenizer; by default that of the attached teacher, or loaded from its name.
+        regularisation: Penalty on the weights as a share of the features' mean variance; see `ridge`. The default
+            hardly shows in the error on the text itself; with little text (10,000 tokens), 0.1 generalises better.
+        metric: Only for linear adapters with an `adapter_size`: what their rank is spent on; see `reduced_rank`.
+        batch_size: Rows, of similar length, in one forward pass.
+        cache_dir: Keep the teacher's states here, as `align` does, which then finds them.
+
+    Raises:
+        ValueError: No teacher, one of another width, one beside rows with `teacher_states`, text without tokens, or
+            linearly dependent features.
+        TypeError: The model is none of this package.
+    """
+    start = time.perf_counter()
+    adapter = getattr(model.base_model, "adapter", None)
+    if not isinstance(adapter, (LightAdapter, LinearAdapter, WindowMLPAdapter)):
+        raise TypeError(f"fit_adapter takes models with an alignment adapter, got a {type(model).__name__}.")
+    limited = isinstance(adapter, LinearAdapter) and model.config.adapter_size is not None
+    if metric is not None and not limited:
+        raise ValueError(
+            "A metric decides what a limited rank is spent on; it needs adapter_type='linear' with an adapter_size, "
+            f"got {model.config.adapter_type!r} with {model.config.adapter_size}."
+        )
+    was_training = model.training
+    try:
+        text = _Text.prepare(model.eval(), texts, tokenizer, teacher, teacher_tokenizer, batch_size, cache_dir)
+        if isinstance(adapter, LightAdapter):
+            fit = _fit_light(adapter, text, regularisation)
+        elif isinstance(adapter, WindowMLPAdapter):
+            fit = _fit_output(adapter, text, regularisation)
+        else:
+            fit = _fit_linear(adapter, text, regularisation, metric)
+    finally:
+        model.train(was_training)
+    return ClosedFormFit(
+        tokens=round(fit.moments.weight.item()),
+        passes=text.passes,
+        mse_before=fit.mse_before,
+        mse_after=mean_squared_error(fit.moments, fit.stored),
+        r_squared=r_squared(fit.moments, fit.stored),
+        seconds=time.perf_counter() - start,
+    )
+
+
+class _Fit(NamedTuple):
+    moments: AlignmentMoments
+    mse_before: float
+    stored: AffineMap | LowRankMap
+
+
+def _fit_linear(adapter: LinearAdapter, text: _Text, regularisation: float, metric: torch.Tensor | None) -> _Fit:
+    moments, mse_before = text.read(lambda states: context_windows(states, adapter.window_size))
+    if not isinstance(adapter.down, AdapterLinear):
+        return _Fit(moments, mse_before, _store_affine(ridge(moments, regularisation), adapter.linear))
+    best = reduced_rank(moments, adapter.down.out_features, regularisation, metric)
+    layers = [adapter.down.weight, adapter.linear.weight, adapter.linear.bias]
+    stored = LowRankMap(*(_store(parameter, value) for parameter, value in zip(layers, best, strict=True)))
+    return _Fit(moments, mse_before, stored)
+
+
+def _fit_light(adapter: LightAdapter, text: _Text, regularisation: float) -> _Fit:
+    moments, _ = text.read(lambda states: context_windows(states, adapter.window_size))
+    down = _directions(moments, adapter.window_size, adapter.down.out_features, regularisation)
+    down = down.to(adapter.down.weight.dtype).double()  # as the adapter will have it
+
+    def features(states: torch.Tensor) -> torch.Tensor:
+        reduced = functional.gelu(states @ down.T)
+        return torch.cat([states, context_windows(reduced, adapter.window_size)], dim=-1)
+
+    moments, mse_before = text.read(features)
+    stored = _store_affine(ridge(moments, regularisation), adapter.linear, adapter.up)
+    _store(adapter.down.weight, down)
+    return _Fit(moments, mse_before, stored)
+
+
+def _fit_output(adapter: WindowMLPAdapter, text: _Text, regularisation: float) -> _Fit:
+    weight, bias = (parameter.cpu().double() for parameter in (adapter.hidden.weight, adapter.hidden.bias))
+
+    def features(states: torch.Tensor) -> torch.Tensor:
+        return functional.gelu(functional.linear(context_windows(states, adapter.window_size), weight, bias))
+
+    moments, mse_before = text.read(features)
+    return _Fit(moments, mse_before, _store_affine(ridge(moments, regularisation), adapter.output))
+
+
+def _store_affine(best: AffineMap, *layers: AdapterLinear) -> AffineMap:
+    """Write a map into layers that read its features side by side, the bias into the first one."""
+    parts = best.weight.split([layer.in_features for layer in layers], dim=1)
+    stored = [_store(layer.weight, part) for layer, part in zip(layers, parts, strict=True)]
+    return AffineMap(torch.cat(stored, dim=1), _store(layers[0].bias, best.bias))
+
+
+def _store(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """Set a parameter; returns it as it is now, rounded to its precision."""
+    parameter.copy_(value)
+    return parameter.detach().cpu().double()
+
+
+def _directions(moments: AlignmentMoments, window_size: int, count: int, regularisation: float) -> torch.Tensor:
+    """Directions of the student's states for the light form's shared projection D, from the moments of the window.
+
+    B_o being the part of the ridge map that reads the neighbour at offset o, and P what the token itself leaves of a
+    neighbour's covariance, the nearest shared low-rank maps U_o D to the B_o in the metric P have the row space of the
+    leading right singular vectors V of the stacked B_o P^(1/2): D = V^T P^(-1/2), here scaled to deviation 1 on the
+    text. A window of one token has itself for a neighbour. If all d_C directions are in use, they come again at twice
+    the scale, where GELU bends otherwise.
+
+    Returns:
+        (count, d_C), one of each pair (d, -d) in the first half.
+    """
+    covariances = moments.covariances()
+    size = len(covariances.feature_mean) // window_size
+    centre, neighbours = window_size // 2, [offset for offset in range(window_size) if offset != window_size // 2]
+    maps = ridge(moments, regularisation).weight.unflatten(1, (window_size, size))
+    blocks = covariances.features.unflatten(0, (window_size, size)).unflatten(2, (window_size, size))
+    own = blocks[centre, :, centre]
+    if neighbours:
+        shared = [blocks[centre, :, offset] for offset in neighbours]
+        explained = sum(one.T @ _solve(own, one, regularisation) for one in shared)
+        left = (sum(blocks[offset, :, offset] for offset in neighbours) - explained) / len(neighbours)
+    else:
+        neighbours, left = [centre], own
+    maps = maps[:, neighbours].flatten(0, 1)
+    root, inverse_root = _roots(_penalised((left + left.T) / 2, regularisation), size)
+    leading = torch.linalg.eigh(root @ (maps.T @ maps) @ root).eigenvectors.flip(-1)
+    directions = leading.T @ inverse_root
+    # Penalised, as a direction in which the states hardly vary would be blown up to noise.
+    directions = (
+        directions / (directions @ _penalised(own, regularisation) * directions).sum(dim=1, keepdim=True).sqrt()
+    )
+    order = torch.arange((count + 1) // 2)
+    directions = directions[order % size] * 2.0 ** (order // size).unsqueeze(1)
+    return torch.cat([directions, -directions])[:count]
+
+
+def _find_teacher(
+    model: PreTrainedModel, teacher: str | PreTrainedModel | None, teacher_tokenizer: PreTrainedTokenizerBase | None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The teacher, on the model's device unless the caller placed it, and its tokenizer."""
+    attached: Any = getattr(model, "teacher", None)
+    if teacher is None and attached is None:
+        raise ValueError(
+            "Alignment needs a teacher: pass teacher=..., rows with teacher_states, or call "
+            "model.attach_teacher(...) first."
+        )
+    if teacher is None or teacher is attached:
+        known: Any = model.teacher_tokenizer
+        return attached.to(model.device), teacher_tokenizer or known
+    name = teacher if isinstance(teacher, str) else teacher.name_or_path
+    teacher_tokenizer = teacher_tokenizer or load_tokenizer(name, "teacher_tokenizer")
+    if not isinstance(teacher, str):
+        return teacher, teacher_tokenizer
+    loaded: Any = load_teacher(teacher)
+    return loaded.to(model.device), teacher_tokenizer
+
+
+class _Text:
+    """Rows of text with the states of the student and the teacher, read as often as asked.
+
+    Args:
+        model: The student with its adapter.
+        rows: Encoded rows.
+        tokenizer: The student's.
+        teacher: Runs on the rows, unless they have its states.
+        batch_size: Rows in a batch.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        rows: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        teacher: PreTrainedModel | None,
+        batch_size: int,
+    ) -> None:
+        if not len(rows):
+            raise ValueError("There is no text to align on: the texts are an empty list or dataset.")
+        names = [
+            name
+            for name in (*tokenizer.model_input_names, *TEACHER_COLUMNS, *_SIGNAL_COLUMNS)
+            if name in rows.column_names
+        ]
+        self.model: Any = model
+        self.teacher: Any = teacher
+        self.rows = rows.select_columns(names)
+        self.input_names = tokenizer.model_input_names
+        self.collator = DataCollatorForAlignment(tokenizer)
+        self.batch_size = batch_size
+        self.passes = 0
+
+    @classmethod
+    def prepare(
+        cls,
+        model: PreTrainedModel,
+        texts: Iterable[str] | Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        teacher: str | PreTrainedModel | None,
+        teacher_tokenizer: PreTrainedTokenizerBase | None,
+        batch_size: int,
+        cache_dir: str | os.PathLike | None,
+    ) -> _Text:
+        """Encode text and find the teacher; arguments as of `fit_adapter`."""
+        if isinstance(texts, Dataset) and "teacher_states" in texts.column_names:
+            if teacher is not None or cache_dir is not None:
+                raise ValueError(
+                    "The rows have teacher_states already: leave out teacher and cache_dir, or call "
+                    'remove_columns("teacher_states").'
+                )
+            return cls(model, texts, tokenizer, None, batch_size)
+        teacher, teacher_tokenizer = _find_teacher(model, teacher, teacher_tokenizer)
+        max_length = longest_input(model.config, tokenizer)
+        rows = encode_text(texts, tokenizer, max_length=max_length, teacher_tokenizer=teacher_tokenizer)
+        if cache_dir is not None:
+            rows = cache_teacher_states(
+                rows,
+                teacher,
+                tokenizer=tokenizer,
+                teacher_tokenizer=teacher_tokenizer,
+                layers=model.config.teacher_layers,
+                cache_dir=cache_dir,
+            )
+        return cls(model, rows, tokenizer, teacher, batch_size)
+
+    def read(self, features: Callable[[torch.Tensor], torch.Tensor]) -> tuple[AlignmentMoments, float]:
+        """Gather moments over all rows and processes.
+
+        Args:
+            features: From the states that the adapter reads, (batch, tokens, d_C) in float64 on the CPU, to
+                (batch, tokens, features).
+
+        Returns:
+            The moments, and the mean squared error of the adapter as it is.
+        """
+        self.passes += 1
+        width = self.model.config.hidden_size
+        probe = features(torch.zeros(1, 1, self.model.config.text_config.hidden_size, dtype=torch.float64))
+        moments = AlignmentMoments.zeros(probe.shape[-1], width)
+        error = torch.zeros((), dtype=torch.float64)
+        for batch in self._batches():
+            states, aligned = self._student(batch)
+            targets, weights = self._teacher(batch)
+            if targets.shape[-1] != width:
+                raise ValueError(
+                    f"The teacher's states are {targets.shape[-1]} wide, the aligned states {width}. Build the model "
+                    "for this teacher: from_student_pretrained(..., teacher=...)."
+                )
+            moments.update(features(states), targets, weights)
+            counted = weights > 0
+            error += (aligned[counted] - targets[counted]).square().mean(dim=-1).sum()
+        moments.add_processes()
+        _add_processes(error)
+        return moments, error.item() / max(moments.weight.item(), 1.0)
+
+    def _batches(self) -> Iterator[dict[str, torch.Tensor]]:
+        """This process's share of the rows, those of similar length together."""
+        state = _processes()
+        plain = self.rows.with_format(None).select_columns("input_ids")
+        lengths = [len(ids) for ids in plain["input_ids"]]
+        order = sorted((row for row, length in enumerate(lengths) if length), key=lengths.__getitem__)
+        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        share = batches[state.process_index :: state.num_processes]
+        for batch in tqdm(share, desc="Moments", disable=not state.is_main_process):
+            yield self.collator([self.rows[row] for row in batch])
+
+    def _student(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The states that the adapter reads, and those that it makes of them."""
+        base, read = self.model.base_model, []
+        inputs = {name: batch[name].to(self.model.device) for name in self.input_names if name in batch}
+        hook = base.adapter.register_forward_pre_hook(lambda _, arguments: read.append(arguments[0]))
+        try:
+            aligned = base(**inputs).last_hidden_state
+        finally:
+            hook.remove()
+        return read[0].cpu().double(), aligned.cpu().double()
+
+    def _teacher(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """The states to align to, and the weights of the tokens."""
+        states, mask = batch.get("teacher_states"), batch.get("teacher_mask")
+        if states is None:
+            prefix = "teacher_" if "teacher_alignment" in batch else ""
+            inputs = {name: batch.get(prefix + name) for name in ("input_ids", "attention_mask", "token_type_ids")}
+            states, _, mask = teacher_signal(
+                self.teacher,
+                layers=self.model.config.teacher_layers,
+                alignment=batch.get("teacher_alignment"),
+                **inputs,
+            )
+        weights = batch["attention_mask"].double()
+        if mask is not None:
+            weights = weights * mask.cpu()
+        return states.cpu().double(), weights

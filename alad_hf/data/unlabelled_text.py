@@ -1,0 +1,86 @@
+"""From unlabelled text to rows of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from ..models.teacher import tokenizes_alike
+from .token_alignment import TEACHER_COLUMNS, teacher_columns
+from .token_labels import check_fast, covered_enough, encode_tagged_words
+
+
+def encode_text(
+    texts: Iterable[str] | Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_length: int,
+    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+    teacher_max_length: int | None = None,
+    minimum_coverage: float = 0.9,
+) -> Dataset:
+    """Tokenize unlabelled text; a text longer than `max_length` tokens becomes several rows, none of it is dropped.
+
+    Args:
+        texts: Strings, or a dataset with a column `text`, `tokens` (words) or `input_ids`.
+        tokenizer: The student's tokenizer.
+        max_length: Tokens of one row, special ones included.
+        teacher_tokenizer: The fast tokenizer of a teacher. If it tokenizes otherwise than `tokenizer`, the rows get
+            what `alad_hf.data.teacher_columns` gives; else nothing is added.
+        teacher_max_length: Most tokens of the teacher's rows; by default what its tokenizer states.
+        minimum_coverage: The share of tokens that must have a counterpart in the teacher's.
+
+    Returns:
+        A dataset of the tokenizer's columns, without labels, and, for a teacher that tokenizes otherwise, of the
+        teacher's.
+
+    Raises:
+        TypeError: `texts` is one string, whose characters would be taken for texts.
+        ValueError: None of the columns is there, a tokenizer is a slow one, the teacher's tokenizer is another one
+            and there are only `input_ids`, or fewer tokens than `minimum_coverage` have a counterpart.
+    """
+    if isinstance(texts, str):
+        raise TypeError(f"texts must be a list of strings or a dataset, got the string {texts[:40]!r}; pass [text].")
+    check_fast(tokenizer)
+    dataset = texts if isinstance(texts, Dataset) else Dataset.from_dict({"text": list(texts)})
+    names = [name for name in tokenizer.model_input_names if name in dataset.column_names]
+    if teacher_tokenizer is not None and tokenizes_alike(tokenizer, teacher_tokenizer):
+        teacher_tokenizer = None
+    if teacher_tokenizer is not None:
+        names += [name for name in TEACHER_COLUMNS if name in dataset.column_names]
+    if "input_ids" in names and (teacher_tokenizer is None or "teacher_alignment" in names):
+        return dataset.select_columns(names)
+    if "tokens" in dataset.column_names:
+        words = encode_tagged_words(
+            dataset.select_columns(["tokens"]),
+            tokenizer,
+            max_length=max_length,
+            teacher_tokenizer=teacher_tokenizer,
+            teacher_max_length=teacher_max_length,
+            minimum_coverage=minimum_coverage,
+        )
+        return words.remove_columns("sentence")
+    if "text" not in dataset.column_names:
+        if teacher_tokenizer is not None:
+            raise ValueError(
+                "The teacher tokenizes otherwise than the student, so it must read the text itself, and there is only "
+                f"{dataset.column_names}. Pass a column text or tokens (words), or rows that were encoded with "
+                "teacher_tokenizer=..., or take a teacher with the student's tokenizer."
+            )
+        raise ValueError(
+            f"Text is read from a column text, tokens or input_ids; there is only {dataset.column_names}."
+        )
+
+    def encode(batch: dict[str, list]) -> dict[str, list]:
+        encoded = tokenizer(batch["text"], truncation=True, max_length=max_length, return_overflowing_tokens=True)
+        columns = {name: encoded[name] for name in tokenizer.model_input_names if name in encoded}
+        if teacher_tokenizer is not None:
+            columns |= teacher_columns(
+                encoded, batch["text"], tokenizer, teacher_tokenizer, max_length=teacher_max_length
+            )
+        return columns
+
+    encoded = dataset.map(encode, batched=True, remove_columns=dataset.column_names, desc="Tokenizing")
+    return covered_enough(encoded, minimum_coverage) if teacher_tokenizer is not None else encoded

@@ -1,0 +1,508 @@
+"""The closed-form fit against least squares, gradient descent, alternating least squares and the running model."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from closed_form_script import LINES, fit, make_model, measured_error
+from tiny import VOCABULARY, tiny_config, tiny_teacher, tiny_tokenizer
+from torch.nn import functional
+from transformers import AutoModel, AutoModelForTokenClassification
+
+from alad_hf import AlAdForTokenClassification
+from alad_hf.alignment.closed_form import (
+    AffineMap,
+    AlignmentMoments,
+    fit_adapter,
+    mean_squared_error,
+    r_squared,
+    reduced_rank,
+    ridge,
+)
+from alad_hf.alignment.teacher_cache import cache_teacher_states
+from alad_hf.data import encode_text
+from alad_hf.models.alignment_adapter import LinearAdapter, context_windows
+
+HERE = Path(__file__).resolve().parent
+STUDENT, TEACHER = 4, 6
+Batch = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def text(batches: int = 4, noise: float = 0.5, dtype: torch.dtype = torch.float64) -> list[Batch]:
+    """Batches of student states, teacher states and weights; the teacher depends on neighbours, and bends."""
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(3, STUDENT, TEACHER, generator=generator, dtype=torch.float64)
+    result = []
+    for _ in range(batches):
+        states = torch.randn(5, 8, STUDENT, generator=generator, dtype=torch.float64)
+        states = states @ torch.diag(torch.tensor([3.0, 1.0, 0.5, 0.2], dtype=torch.float64)) + 1
+        lengths = torch.randint(1, 9, (5, 1), generator=generator)
+        weights = (torch.arange(8) < lengths).double()
+        states = states * weights.unsqueeze(-1)
+        targets = context_windows(states, 3) @ maps.flatten(0, 1) + states[..., :1].sin()
+        targets += noise * torch.randn(targets.shape, generator=generator, dtype=torch.float64)
+        result.append((states.to(dtype), targets.to(dtype), weights))
+    return result
+
+
+def moments_of(batches: list[Batch], window_size: int = 3) -> AlignmentMoments:
+    moments = AlignmentMoments.zeros(window_size * STUDENT, TEACHER)
+    for states, targets, weights in batches:
+        moments.update(context_windows(states, window_size), targets, weights)
+    return moments
+
+
+def rows_of(batches: list[Batch], window_size: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """Windows and targets of the real tokens, one by one."""
+    windows, targets = [], []
+    radius = window_size // 2
+    for states, batch_targets, weights in batches:
+        for row, token in itertools.product(range(states.shape[0]), range(states.shape[1])):
+            if weights[row, token] == 0:
+                continue
+            window = np.zeros((window_size, STUDENT))
+            for offset in range(-radius, radius + 1):
+                if 0 <= token + offset < states.shape[1]:
+                    window[offset + radius] = states[row, token + offset]
+            windows.append(window.ravel())
+            targets.append(batch_targets[row, token].numpy())
+    return np.stack(windows), np.stack(targets)
+
+
+def close(one: torch.Tensor | np.ndarray, other: torch.Tensor | np.ndarray, tolerance: float = 1e-9) -> None:
+    np.testing.assert_allclose(np.asarray(one), np.asarray(other), atol=tolerance, rtol=0)
+
+
+def same_moments(one: AlignmentMoments, other: AlignmentMoments) -> None:
+    for name, value in vars(one).items():
+        torch.testing.assert_close(getattr(other, name), value, atol=1e-9, rtol=1e-12, msg=name)
+
+
+class TestMoments:
+    def test_any_split_and_order_give_the_same(self) -> None:
+        whole = moments_of(text())
+        rows = [
+            (states[row : row + 1], targets[row : row + 1], weights[row : row + 1])
+            for states, targets, weights in reversed(text())
+            for row in range(5)
+        ]
+        same_moments(moments_of(rows), whole)
+        same_moments(moments_of(text()[:1]) + moments_of(text()[1:]), whole)
+
+    def test_padding_and_what_stands_in_it_count_for_nothing(self) -> None:
+        padded = []
+        for states, targets, weights in text():
+            targets = targets.masked_fill(weights.unsqueeze(-1) == 0, float("nan"))
+            padded.append(
+                (
+                    functional.pad(states, (0, 0, 0, 3)),
+                    functional.pad(targets, (0, 0, 0, 3), value=float("nan")),
+                    functional.pad(weights, (0, 3)),
+                )
+            )
+        same_moments(moments_of(padded), moments_of(text()))
+
+    def test_a_weight_counts_like_repetition(self) -> None:
+        doubled = [(states, targets, 2 * weights) for states, targets, weights in text()]
+        same_moments(moments_of(doubled), moments_of(text() + text()))
+
+    def test_float64_sums_survive_a_large_mean(self) -> None:
+        """States near 10,000 with deviation 1, as outlier dimensions of encoders have: squares lose it in float32."""
+        batches = [
+            (states + 1e4 * weights.unsqueeze(-1).float(), targets, weights)
+            for states, targets, weights in text(8, dtype=torch.float32)
+        ]
+        fitted = ridge(moments_of(batches, 1), regularisation=0)
+        windows, targets = rows_of(batches, 1)
+        weight = np.linalg.lstsq(windows - windows.mean(0), targets - targets.mean(0), rcond=None)[0].T
+        close(fitted.weight, weight, 1e-5)
+
+        single = moments_of(batches, 1)
+        for name, value in vars(single).items():
+            setattr(single, name, value.float().double())
+        with pytest.raises(ValueError, match="linearly dependent"):
+            ridge(single, regularisation=0)
+
+
+class TestRidge:
+    @pytest.mark.parametrize("window_size", [1, 3, 5])
+    def test_is_least_squares_on_the_concatenated_windows(self, window_size: int) -> None:
+        windows, targets = rows_of(text(), window_size)
+        with_ones = np.concatenate([windows, np.ones((len(windows), 1))], axis=1)
+        expected = np.linalg.lstsq(with_ones, targets, rcond=None)[0]
+        moments = moments_of(text(), window_size)
+        fitted = ridge(moments, regularisation=0)
+        close(fitted.weight, expected[:-1].T)
+        close(fitted.bias, expected[-1])
+        error = np.square(with_ones @ expected - targets).mean()
+        assert mean_squared_error(moments, fitted) == pytest.approx(error, rel=1e-9)
+        variance = np.square(targets - targets.mean(0)).mean()
+        assert r_squared(moments, fitted) == pytest.approx(1 - error / variance, rel=1e-9)
+
+    def test_penalty_is_a_share_of_the_mean_variance_and_spares_the_bias(self) -> None:
+        windows, targets = rows_of(text())
+        centred = windows - windows.mean(0)
+        penalty = 0.3 * np.square(centred).sum() / centred.shape[1]
+        rows = np.concatenate([centred, np.sqrt(penalty) * np.eye(centred.shape[1])])
+        right = np.concatenate([targets - targets.mean(0), np.zeros((centred.shape[1], TEACHER))])
+        weight = np.linalg.lstsq(rows, right, rcond=None)[0].T
+        fitted = ridge(moments_of(text()), regularisation=0.3)
+        close(fitted.weight, weight)
+        close(fitted.bias, targets.mean(0) - weight @ windows.mean(0))
+
+    def test_a_wider_window_never_fits_worse(self) -> None:
+        errors = []
+        for window_size in (1, 3, 5):
+            moments = moments_of(text(), window_size)
+            errors.append(mean_squared_error(moments, ridge(moments, 0)))
+        assert errors[0] > 2 * errors[1]
+        assert errors[1] >= errors[2]
+
+    def test_gradient_descent_gets_close_and_never_below(self) -> None:
+        moments = moments_of(text())
+        best = mean_squared_error(moments, ridge(moments, 0))
+        adapter = LinearAdapter(STUDENT, TEACHER, 3, None).double()
+        optimizer = torch.optim.LBFGS(adapter.parameters(), max_iter=200, line_search_fn="strong_wolfe")
+
+        def loss() -> torch.Tensor:
+            optimizer.zero_grad()
+            error = measured(adapter)
+            error.backward()
+            return error
+
+        def measured(adapter: LinearAdapter) -> torch.Tensor:
+            errors = [
+                (adapter(states) - targets)[weights > 0].square().mean(dim=-1) for states, targets, weights in text()
+            ]
+            return torch.cat(errors).mean()
+
+        start = measured(adapter).item()
+        untrained = AffineMap(adapter.linear.weight.data, adapter.linear.bias.data)
+        assert mean_squared_error(moments, untrained) == pytest.approx(start, rel=1e-9)
+        optimizer.step(loss)
+        trained = measured(adapter).item()
+        assert best * (1 - 1e-12) <= trained < best * (1 + 1e-4) < start / 3
+
+    def test_dependent_features_are_refused_without_a_penalty(self) -> None:
+        batches = [
+            (torch.cat([states[..., :3], states[..., :1] - states[..., 1:2]], -1), targets, weights)
+            for states, targets, weights in text()
+        ]
+        moments = moments_of(batches)
+        with pytest.raises(ValueError, match=r"12 features are linearly dependent.*regularisation=0.*larger"):
+            ridge(moments, regularisation=0)
+        assert ridge(moments, regularisation=1e-4).weight.isfinite().all()
+
+    def test_what_cannot_be_solved_is_named(self) -> None:
+        with pytest.raises(ValueError, match="of no token"):
+            ridge(AlignmentMoments.zeros(2, 3), 0.1)
+        broken = moments_of(text())
+        broken.update(torch.full((1, 12), float("nan")), torch.ones(1, TEACHER), torch.ones(1))
+        with pytest.raises(ValueError, match="not finite"):
+            ridge(broken, 0.1)
+        for value in (-1.0, float("nan"), float("inf")):
+            with pytest.raises(ValueError, match="regularisation must be finite and not negative"):
+                ridge(moments_of(text()), value)
+
+
+def alternating_least_squares(
+    windows: np.ndarray, targets: np.ndarray, rank: int, metric: np.ndarray, seed: int
+) -> float:
+    """The error r^T M r of factors found by solving for one while the other is held, from a random start."""
+    values, vectors = np.linalg.eigh(metric)
+    root = vectors * np.sqrt(values) @ vectors.T
+    windows, targets = windows - windows.mean(0), (targets - targets.mean(0)) @ root
+    down = np.random.default_rng(seed).normal(size=(windows.shape[1], rank))
+    for _ in range(500):
+        up = np.linalg.lstsq(windows @ down, targets, rcond=None)[0]
+        down = np.linalg.lstsq(windows, targets @ np.linalg.pinv(up), rcond=None)[0]
+    return float(np.square(windows @ down @ up - targets).sum(axis=1).mean())
+
+
+class TestReducedRank:
+    def test_error_falls_with_the_rank_down_to_ridge(self) -> None:
+        moments = moments_of(text())
+        maps = [reduced_rank(moments, rank, regularisation=0) for rank in range(1, TEACHER + 1)]
+        errors = [mean_squared_error(moments, fitted) for fitted in maps]
+        assert all(before > after for before, after in itertools.pairwise(errors))
+        assert [torch.linalg.matrix_rank(fitted.weight).item() for fitted in maps] == list(range(1, TEACHER + 1))
+        full = ridge(moments, 0)
+        close(maps[-1].weight, full.weight)
+        close(maps[-1].bias, full.bias)
+
+    @pytest.mark.parametrize("rank", [1, 2, 4])
+    def test_is_the_optimum_of_alternating_least_squares_in_the_metric(self, rank: int) -> None:
+        head = torch.randn(3, TEACHER, dtype=torch.float64)
+        metric = head.T @ head + 1e-2 * torch.eye(TEACHER, dtype=torch.float64)
+        moments = moments_of(text())
+        fitted = reduced_rank(moments, rank, 0, metric)
+        error = mean_squared_error(moments, fitted, metric)
+        windows, targets = rows_of(text())
+        residual = targets - windows @ fitted.weight.numpy().T - fitted.bias.numpy()
+        assert error == pytest.approx(np.einsum("ni,ij,nj->n", residual, metric, residual).mean(), rel=1e-9)
+        searched = [alternating_least_squares(windows, targets, rank, metric.numpy(), seed) for seed in range(3)]
+        assert error == pytest.approx(min(searched), rel=1e-6)
+        assert error < 0.99 * mean_squared_error(moments, reduced_rank(moments, rank, 0), metric)
+
+    def test_plain_is_the_optimum_for_the_identity(self) -> None:
+        windows, targets = rows_of(text())
+        moments = moments_of(text())
+        searched = alternating_least_squares(windows, targets, 2, np.eye(TEACHER), 0)
+        error = mean_squared_error(moments, reduced_rank(moments, 2, 0)) * TEACHER
+        assert error == pytest.approx(searched, rel=1e-6)
+
+    def test_a_singular_metric_leaves_the_unseen_to_the_bias(self) -> None:
+        metric = torch.diag(torch.tensor([1.0, 1, 1, 1, 0, 0]))
+        moments = moments_of(text())
+        fitted = reduced_rank(moments, TEACHER, 0, metric)
+        full = ridge(moments, 0)
+        close(fitted.weight[:4], full.weight[:4], 1e-8)
+        assert not fitted.weight[4:].any()
+        close(fitted.bias[4:], moments.covariances().target_mean[4:])
+
+    def test_ranks_and_metrics_that_are_none(self) -> None:
+        moments = moments_of(text())
+        for rank in (0, TEACHER + 1):
+            with pytest.raises(ValueError, match=f"rank must be from 1 to the number of targets, 6, got {rank}"):
+                reduced_rank(moments, rank, 0)
+        for metric in (torch.eye(5), torch.ones(TEACHER, TEACHER).triu()):
+            with pytest.raises(ValueError, match=r"metric must be symmetric of shape \(6, 6\)"):
+                reduced_rank(moments, 2, 0, metric)
+        with pytest.raises(ValueError, match="metric must be positive semidefinite"):
+            reduced_rank(moments, 2, 0, -torch.eye(TEACHER))
+
+
+FORMS = [
+    {"adapter_type": "linear", "window_size": 1},
+    {"adapter_type": "linear", "window_size": 3},
+    {"adapter_type": "linear", "window_size": 3, "adapter_size": 5},
+    {"adapter_type": "light", "window_size": 1, "adapter_size": 4},
+    {"adapter_type": "light", "window_size": 3, "adapter_size": 6},
+    {"adapter_type": "light", "window_size": 3, "adapter_size": 37},
+    {"adapter_type": "mlp", "window_size": 3, "adapter_size": 20},
+    {"adapter_type": "linear", "window_size": 3, "mix_student_layers": True},
+]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: " ".join(str(value) for value in form.values()))
+class TestFitAdapter:
+    def test_reports_what_the_running_model_shows(self, form: dict, tmp_path: Path) -> None:
+        model = make_model(**form)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        expected = measured_error(model)
+        report = fit(model)
+        assert report.tokens == expected["tokens"]
+        assert report.mse_before == pytest.approx(expected["mse"], rel=1e-5)
+        after = measured_error(model)
+        assert report.mse_after == pytest.approx(after["mse"], rel=1e-4)
+        assert report.r_squared == pytest.approx(1 - after["mse"] / after["variance"], abs=1e-5)
+        assert report.mse_after < 0.7 * report.mse_before
+        assert report.passes == (2 if form["adapter_type"] == "light" else 1)
+        changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+        assert changed and all(name.startswith("model.adapter.") for name in changed)
+
+        model.save_pretrained(tmp_path)
+        loaded = AutoModelForTokenClassification.from_pretrained(tmp_path)
+        assert measured_error(loaded)["mse"] == pytest.approx(after["mse"], rel=1e-6)
+
+    def test_no_gradient_step_improves_the_solved_layers(self, form: dict) -> None:
+        """With hardly a penalty, the error's gradient in whatever was solved for is zero."""
+        model = make_model(**form)
+        fit(model, regularisation=1e-9)
+        model.double()
+        solved = [
+            parameter
+            for name, parameter in model.model.adapter.named_parameters()
+            if not name.startswith("hidden") and (name != "down.weight" or form["adapter_type"] == "linear")
+        ]
+        error = measured_error(model, gradient=True)["mse"]
+        gradients = torch.autograd.grad(error, solved)
+        torch.manual_seed(0)
+        for parameter in solved:
+            parameter.data += 0.1 * torch.randn_like(parameter) * parameter.abs().mean()
+        worse = measured_error(model, gradient=True)["mse"]
+        assert worse > error
+        for gradient, other in zip(gradients, torch.autograd.grad(worse, solved), strict=True):
+            assert gradient.abs().max() < 2e-2 * other.abs().max()
+
+
+class TestFitAdapterOnText:
+    def test_a_student_that_is_its_teacher_is_passed_on(self) -> None:
+        teacher = tiny_teacher(16)
+        model = make_model(student=teacher, teacher=teacher, adapter_type="linear", window_size=1)
+        with torch.no_grad():
+            model.model.adapter.linear.weight.normal_()
+        report = fit(model, regularisation=1e-10)
+        assert report.mse_before > 0.1
+        assert report.mse_after < 1e-10
+        assert report.r_squared > 1 - 1e-9
+
+    def test_the_light_form_uses_its_window(self) -> None:
+        """Its linear path alone, and the same projection chosen at random, both leave more."""
+        light = fit(make_model(adapter_type="light", window_size=3, adapter_size=8)).mse_after
+        alone = fit(make_model(adapter_type="linear", window_size=1)).mse_after
+        window = fit(make_model(adapter_type="linear", window_size=3)).mse_after
+        assert window < 0.95 * alone
+        assert light < alone - 0.3 * (alone - window)
+
+    def test_the_light_form_holds_a_linear_correction_of_its_rank(self) -> None:
+        """Pairs (d, -d): with as many as the student is wide, it cannot be worse than the whole linear window."""
+        model = make_model(adapter_type="light", window_size=3, adapter_size=32)
+        light = fit(model, regularisation=1e-9).mse_after
+        linear = fit(make_model(adapter_type="linear", window_size=3), regularisation=1e-9).mse_after
+        assert light < linear
+        down = model.model.adapter.down.weight
+        assert torch.equal(down[:16], -down[16:])
+
+    def test_cached_columns_give_the_same_as_a_teacher_on_the_fly(self, tmp_path: Path) -> None:
+        model, cached, stored = (make_model(adapter_type="linear", window_size=3) for _ in range(3))
+        fit(model)
+        rows = encode_text(LINES, tiny_tokenizer(), max_length=64)
+        tokenizers = {"tokenizer": tiny_tokenizer(), "teacher_tokenizer": tiny_tokenizer()}
+        rows = cache_teacher_states(rows, cached.teacher, dtype="float32", cache_dir=tmp_path, **tokenizers)
+        cached.detach_teacher()
+        fit_adapter(cached, rows, tokenizer=tiny_tokenizer())
+        fit_adapter(stored, LINES, tokenizer=tiny_tokenizer(), cache_dir=tmp_path / "float16")
+        assert list((tmp_path / "float16").glob("*.arrow"))
+        expected = model.model.adapter.linear.weight
+        torch.testing.assert_close(cached.model.adapter.linear.weight, expected, atol=1e-4, rtol=0)
+        torch.testing.assert_close(stored.model.adapter.linear.weight, expected, atol=1e-2, rtol=0)
+        assert not torch.equal(stored.model.adapter.linear.weight, expected)
+
+    def test_a_teacher_with_another_tokenizer_is_read_through_the_alignment(self, tmp_path: Path) -> None:
+        words = [word for word in VOCABULARY if word not in ("berlin", "acme", "played")]
+        other = tiny_tokenizer(vocabulary={word: index for index, word in enumerate(words)})
+        teacher = tiny_teacher()
+        models = [make_model(adapter_type="linear", window_size=3) for _ in range(2)]
+        arguments = {"tokenizer": tiny_tokenizer(), "teacher": teacher, "teacher_tokenizer": other}
+        fit_adapter(models[0], LINES, **arguments)
+        rows = encode_text(LINES, tiny_tokenizer(), max_length=64, teacher_tokenizer=other)
+        tokenizers = {"tokenizer": tiny_tokenizer(), "teacher_tokenizer": other}
+        rows = cache_teacher_states(rows, teacher, dtype="float32", cache_dir=tmp_path, **tokenizers)
+        fit_adapter(models[1], rows, tokenizer=tiny_tokenizer())
+        one, two = (model.model.adapter.linear.weight for model in models)
+        torch.testing.assert_close(one, two, atol=1e-4, rtol=0)
+        alike = make_model(adapter_type="linear", window_size=3)
+        fit_adapter(alike, LINES, **{**arguments, "teacher_tokenizer": tiny_tokenizer()})
+        assert (alike.model.adapter.linear.weight - one).abs().max() > 1e-2
+
+    def test_tokens_without_a_counterpart_do_not_count(self, tmp_path: Path) -> None:
+        rows = encode_text(LINES, tiny_tokenizer(), max_length=64)
+        model = make_model(adapter_type="linear", window_size=1)
+        tokenizers = {"tokenizer": tiny_tokenizer(), "teacher_tokenizer": tiny_tokenizer()}
+        rows = cache_teacher_states(rows, model.teacher, dtype="float32", cache_dir=tmp_path, **tokenizers)
+        expected = fit_adapter(model, rows, tokenizer=tiny_tokenizer())
+
+        def spoil(row: dict) -> dict:
+            states = row["teacher_states"].clone()
+            mask = torch.ones(len(states), dtype=torch.int8)
+            states[1], mask[1] = 1e6, 0
+            return {"teacher_states": states, "teacher_mask": mask}
+
+        other = make_model(adapter_type="linear", window_size=1)
+        report = fit_adapter(other, rows.map(spoil), tokenizer=tiny_tokenizer())
+        assert report.tokens == expected.tokens - len(rows)
+        assert report.mse_after < 1.5 * expected.mse_after
+
+    def test_the_batch_size_does_not_matter(self) -> None:
+        models = [make_model(adapter_type="linear", window_size=3) for _ in range(2)]
+        for model, batch_size in zip(models, (1, 50), strict=True):
+            fit(model, batch_size=batch_size)
+        one, other = (model.model.adapter.linear.weight for model in models)
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
+
+    def test_a_metric_spends_the_rank_where_it_matters(self) -> None:
+        form = {"adapter_type": "linear", "window_size": 3, "adapter_size": 2}
+        plain, aimed = make_model(**form), make_model(**form)
+        head = plain.classifier.weight.detach()
+        fit(plain)
+        fit(aimed, metric=head.T @ head + 1e-6 * torch.eye(head.shape[1]))
+        errors = [measured_error(model, head)["mse"] for model in (plain, aimed)]
+        assert errors[1] < 0.95 * errors[0]
+        assert measured_error(aimed)["mse"] > measured_error(plain)["mse"]
+
+    def test_bfloat16_and_modes(self) -> None:
+        model = make_model(adapter_type="light", window_size=3, adapter_size=6).to(torch.bfloat16).train()
+        report = fit(model)
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+        assert report.mse_after < 0.9 * report.mse_before
+        assert measured_error(model.eval())["mse"] == pytest.approx(report.mse_after, rel=0.05)
+        model.train()
+        fit(model)
+        assert model.training and all(parameter.requires_grad for parameter in model.parameters())
+
+    def test_what_it_cannot_take(self) -> None:
+        model = make_model(adapter_type="light", window_size=3)
+        weights = {name: value.clone() for name, value in model.state_dict().items()}
+        with pytest.raises(ValueError, match=r"metric.*adapter_type='linear'.*got 'light'"):
+            fit(model, metric=torch.eye(32))
+        with pytest.raises(ValueError, match="linearly dependent"):
+            fit(model.train(), regularisation=0)
+        assert model.training
+        with pytest.raises(ValueError, match="no text to align on"):
+            fit_adapter(model, [], tokenizer=tiny_tokenizer())
+        rows = encode_text(LINES[:1], tiny_tokenizer(), max_length=64)
+        rows = rows.add_column("teacher_states", [[[0.0] * 32] * len(rows[0]["input_ids"])])
+        with pytest.raises(ValueError, match="teacher_states already: leave out teacher"):
+            fit_adapter(model, rows, tokenizer=tiny_tokenizer(), teacher=model.teacher)
+        assert model.training
+        assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+        with pytest.raises(ValueError, match="32 wide, the aligned states 16"):
+            fit_adapter(
+                AlAdForTokenClassification.from_student_pretrained(AutoModel.from_config(tiny_config())),
+                LINES,
+                tokenizer=tiny_tokenizer(),
+                teacher=tiny_teacher(),
+                teacher_tokenizer=tiny_tokenizer(),
+            )
+        model.detach_teacher()
+        with pytest.raises(ValueError, match="Alignment needs a teacher"):
+            fit(model)
+        with pytest.raises(TypeError, match="got a BertForTokenClassification"):
+            fit_adapter(tiny_teacher(), LINES, tokenizer=tiny_tokenizer())
+
+
+def free_port() -> int:
+    """A port that was free a moment ago; accelerate 1.3 waits for ever on port 0."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_two_processes_share_the_rows_and_agree(tmp_path: Path) -> None:
+    launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--num_machines=1"]
+    settings = ["--mixed_precision=no", "--dynamo_backend=no", f"--main_process_port={free_port()}"]
+    done = subprocess.run(
+        [sys.executable, *launcher, *settings, str(HERE / "closed_form_script.py"), str(tmp_path)],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parent), str(HERE.parents[1])]),
+            "ACCELERATE_USE_CPU": "true",
+            "OMP_NUM_THREADS": "1",
+            "GLOO_SOCKET_IFNAME": "lo",
+        },
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    results = [torch.load(tmp_path / f"process-{rank}.pt") for rank in (0, 1)]
+    model = make_model(adapter_type="light", window_size=3, adapter_size=6)
+    report = fit(model)
+    assert results[0]["tokens_read"] + results[1]["tokens_read"] == 2 * report.tokens
+    assert min(result["tokens_read"] for result in results) > 0
+    for result in results:
+        assert result["report"]["tokens"] == report.tokens
+        assert result["report"]["mse_before"] == pytest.approx(report.mse_before, rel=1e-6)
+        for name, value in model.model.adapter.state_dict().items():
+            torch.testing.assert_close(result["adapter"][name], value, atol=1e-5, rtol=0, msg=name)
+    for name, value in results[0]["adapter"].items():
+        assert torch.equal(results[1]["adapter"][name], value)
