@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any, Literal, Optional
 
 import typer
 from rich import box
@@ -25,7 +25,11 @@ app = typer.Typer(
 console = Console(stderr=True)
 
 Data = Annotated[
-    str, typer.Option(help='Tagged words: a folder or file (CoNLL, CoNLL-U, JSON lines), a Hub id, or "builtin".')
+    str,
+    typer.Option(
+        help='Tagged words: a folder or file (CoNLL, CoNLL-U, JSON lines), a Hub id, or "builtin". For question '
+        "answering: a folder or file of SQuAD JSON, or a Hub id."
+    ),
 ]
 TextFiles = Annotated[
     Optional[list[Path]],
@@ -120,26 +124,32 @@ def train(
     ],
     output: Annotated[Path, typer.Option(help="Folder for the model.")],
     data: Data,
-    teacher: Annotated[Optional[str], typer.Option(help="Folder or Hub id of a fine-tuned tagger.")] = None,
+    task: Annotated[Literal["tagging", "qa"], typer.Option(help="What to learn: tags, or answers.")] = "tagging",
+    teacher: Annotated[
+        Optional[str], typer.Option(help="Folder or Hub id of a model fine-tuned for the task.")
+    ] = None,
     text: TextFiles = None,
     frozen: Annotated[bool, typer.Option("--frozen", help="Plug-and-play: train adapter and head only.")] = False,
     keep_layers: Annotated[Optional[str], typer.Option(help="Layers of the encoder to keep, such as 0,1.")] = None,
     window_size: Annotated[int, typer.Option(help="Student positions that the adapter sees at once; odd.")] = 5,
     adapter_type: Annotated[str, typer.Option(help='"light" or "mlp" (as published).')] = "light",
-    epochs: Annotated[int, typer.Option(help="Passes over the labels.")] = 5,
+    epochs: Annotated[Optional[int], typer.Option(help="Passes over the labels.")] = None,
     alignment_epochs: Annotated[Optional[int], typer.Option(help="Passes over the unlabelled text.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Sentences of one step.")] = 32,
+    batch_size: Annotated[int, typer.Option(help="Sentences, or windows of a context, of one step.")] = 32,
     learning_rate: Annotated[Optional[float], typer.Option(help="On the labels.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from an interrupted run's checkpoints.")] = False,
     seed: Seed = 0,
 ) -> None:
     """Fine-tune an encoder; with --teacher, as the student under an alignment adapter."""
-    from .data.loading import load_token_classification
+    from .data.loading import load_question_answering, load_token_classification
     from .hub.pretrained_weights import resolve_pretrained
-    from .recipes import Budget, train_tagger
+    from .recipes import Budget, train_question_answerer, train_tagger
 
+    if task == "qa" and text:
+        raise ValueError(
+            "--text is for tagging. For --task qa, call train_question_answerer(..., pairs=...) in Python."
+        )
     source = resolve_pretrained(encoder)
-    splits = load_token_classification(data)
     budget = Budget(
         epochs=epochs,
         alignment_epochs=alignment_epochs,
@@ -148,58 +158,71 @@ def train(
         seed=seed,
     )
     adapter: dict[str, Any] = {"window_size": window_size, "adapter_type": adapter_type} if teacher else {}
-    tagger = train_tagger(
-        source,
-        splits,
-        output,
-        teacher=resolve_pretrained(teacher) if teacher else None,
-        texts=_read_lines(text) if text else None,
-        keep_layers=[int(index) for index in keep_layers.split(",")] if keep_layers else None,
-        freeze_student=frozen,
-        budget=budget,
-        dataset_name=data,
-        resume=resume,
+    arguments: dict[str, Any] = {
+        "teacher": resolve_pretrained(teacher) if teacher else None,
+        "keep_layers": [int(index) for index in keep_layers.split(",")] if keep_layers else None,
+        "freeze_student": frozen,
+        "budget": budget,
+        "dataset_name": data,
+        "resume": resume,
         **adapter,
-    )
-    _print_scores(tagger.scores)
-    console.print(f"Saved in {output}; the scores are on {tagger.split}.")
+    }
+    if task == "qa":
+        answerer = train_question_answerer(source, load_question_answering(data), output, **arguments)
+        _print_scores(answerer.scores)
+        split = answerer.split
+    else:
+        texts = _read_lines(text) if text else None
+        tagger = train_tagger(source, load_token_classification(data), output, texts=texts, **arguments)
+        _print_scores(_in_percent(tagger.scores))
+        split = tagger.split
+    console.print(f"Saved in {output}; the scores are on {split}.")
 
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="Folder or Hub id of a tagger.")],
+    model: Annotated[str, typer.Argument(help="Folder or Hub id of a tagger or a question answerer.")],
     data: Data,
     split: Annotated[str, typer.Option(help="Which split.")] = "test",
     batch_size: Annotated[int, typer.Option(help="Sentences at once.")] = 32,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Score a tagger on tagged words."""
-    from .data.loading import load_token_classification
+    """Score a tagger on tagged words, or a question answerer on questions."""
+    from .data.loading import load_question_answering, load_token_classification
+    from .question_answering import evaluate_question_answerer
     from .tagging import evaluate_tagger
 
-    splits = load_token_classification(data)
+    answers = _answers_questions(model)
+    splits = load_question_answering(data) if answers else load_token_classification(data)
     if split not in splits:
         raise ValueError(f"{data} has no split {split!r}; it has {sorted(splits)}.")
-    loaded, tokenizer = _load_tagger(model)
-    scores = evaluate_tagger(loaded, tokenizer, splits[split], batch_size=batch_size)
+    loaded, tokenizer = _load_answerer(model) if answers else _load_tagger(model)
+    score = evaluate_question_answerer if answers else evaluate_tagger
+    scores = score(loaded, tokenizer, splits[split], batch_size=batch_size)
     if as_json:
         typer.echo(json.dumps(scores, indent=1))
     else:
-        _print_scores(scores)
+        _print_scores(scores if answers else _in_percent(scores))
 
 
 @app.command()
 def predict(
-    model: Annotated[str, typer.Argument(help="Folder or Hub id of a tagger.")],
+    model: Annotated[str, typer.Argument(help="Folder or Hub id of a tagger or a question answerer.")],
     file: Annotated[
-        Optional[Path], typer.Argument(help="Text, one sentence a line; standard input if omitted.")
+        Optional[Path],
+        typer.Argument(
+            help='Text, one sentence a line; for questions, one {"question": ..., "context": ...} a line. Standard '
+            "input if omitted."
+        ),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Sentences at once.")] = 32,
 ) -> None:
-    """Tag lines of text; one JSON object a line comes out, with character offsets into the line."""
+    """Tag lines of text, or answer questions; one JSON object a line comes out, with character offsets."""
+    from .question_answering import QuestionAnswerer
     from .tagging import tag_text
 
-    loaded, tokenizer = _load_tagger(model)
+    answers = _answers_questions(model)
+    loaded, tokenizer = _load_answerer(model) if answers else _load_tagger(model)
     if file is not None and not file.is_file():
         raise FileNotFoundError(f"{file} is not a file. Name a text file, or pipe text into standard input.")
 
@@ -208,6 +231,14 @@ def predict(
         with stream:
             for line in stream:
                 yield line.rstrip("\r\n")
+
+    if answers:
+        answerer = QuestionAnswerer(loaded, tokenizer)
+        for number, line in enumerate(lines(), start=1):
+            question, context = _read_question(line, number)
+            answer = answerer(question, context, batch_size=batch_size)
+            typer.echo(json.dumps({"question": question, "context": context, "answer": answer}, ensure_ascii=False))
+        return
 
     seen: deque[str] = deque()
 
@@ -218,6 +249,19 @@ def predict(
 
     for entities in tag_text(loaded, tokenizer, remembered(), batch_size=batch_size):
         typer.echo(json.dumps({"text": seen.popleft(), "entities": entities}, ensure_ascii=False))
+
+
+def _answers_questions(name: str) -> bool:
+    from transformers import AutoConfig
+
+    architectures = AutoConfig.from_pretrained(name).architectures or []
+    return any("ForQuestionAnswering" in architecture for architecture in architectures)
+
+
+def _load_answerer(name: str) -> tuple:
+    from transformers import AutoModelForQuestionAnswering, AutoTokenizer
+
+    return AutoModelForQuestionAnswering.from_pretrained(name).eval(), AutoTokenizer.from_pretrained(name)
 
 
 def _load_tagger(name: str) -> tuple:
@@ -231,12 +275,26 @@ def _read_lines(paths: list[Path]) -> list[str]:
     return [line for line in lines if line]
 
 
+def _read_question(line: str, number: int) -> tuple[str, str]:
+    try:
+        row = json.loads(line)
+        return str(row["question"]), str(row["context"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f'Line {number} is {line[:60]!r}, expected JSON such as {{"question": "Who?", "context": "Ada did."}}.'
+        ) from error
+
+
+def _in_percent(scores: dict[str, float]) -> dict[str, float]:
+    return {name: 100 * value for name, value in scores.items()}
+
+
 def _print_scores(scores: dict[str, float]) -> None:
     table = Table()
     table.add_column("")
     table.add_column("score", justify="right")
     for name, value in scores.items():
-        table.add_row(name, f"{100 * value:.2f}")
+        table.add_row(name, str(value) if isinstance(value, int) else f"{value:.2f}")
     Console().print(table)
 
 

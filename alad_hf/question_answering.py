@@ -1,4 +1,4 @@
-"""Ask questions of a text: the call that `pipeline("question-answering")` was before transformers 5."""
+"""Ask questions of a text: the call that `pipeline("question-answering")` was before transformers 5, and its score."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from datasets import Dataset
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoTokenizer,
@@ -15,9 +16,13 @@ from transformers import (
 )
 
 from .data.question_answering import question_answering_features
-from .evaluation.answer_extraction import answer_candidates
+from .data.token_labels import longest_input
+from .evaluation.answer_extraction import answer_candidates, best_answers
+from .evaluation.squad_score import squad_scores
 
 Answer = dict[str, Any]
+USUAL_LENGTH = 384
+"""Tokens of a window where the model does not hold fewer, as is usual for SQuAD."""
 _HUB_OPTIONS = (
     "cache_dir",
     "force_download",
@@ -83,8 +88,8 @@ class QuestionAnswerer:
         top_k: int = 1,
         max_answer_length: int = 30,
         handle_impossible_answer: bool = False,
-        max_length: int = 384,
-        overlap: int = 128,
+        max_length: int | None = None,
+        overlap: int | None = None,
         batch_size: int = 8,
     ) -> Answer | list[Answer] | list[list[Answer]]:
         """Answer one question or several.
@@ -95,8 +100,10 @@ class QuestionAnswerer:
             top_k: How many answers to return, best first; fewer where the context has fewer spans.
             max_answer_length: Most tokens of an answer.
             handle_impossible_answer: Whether "no answer" (the answer "", from 0 to 0) takes part.
-            max_length: Most tokens of a window, see `question_answering_features`.
-            overlap: Context tokens that consecutive windows of a long context share.
+            max_length: Most tokens of a window, see `question_answering_features`; by default 384, or as many as fit
+                the model.
+            overlap: Context tokens that consecutive windows of a long context share; by default a third of
+                `max_length`.
             batch_size: Windows a forward pass.
 
         Returns:
@@ -114,10 +121,11 @@ class QuestionAnswerer:
         examples = _as_examples(question, context)
         if not examples["id"]:
             return []
+        max_length, overlap = window_sizes(self.model, self.tokenizer, max_length, overlap)
         features = question_answering_features(
             examples, self.tokenizer, max_length=max_length, overlap=overlap, for_training=False
         )
-        start_logits, end_logits = self._logits(features, batch_size)
+        start_logits, end_logits = _span_logits(self.model, self.tokenizer, features, batch_size)
         windows_of: dict[int, list[int]] = {example: [] for example in examples["id"]}
         for window, example in enumerate(features["example_id"]):
             windows_of[example].append(window)
@@ -147,27 +155,108 @@ class QuestionAnswerer:
         shaped = answers if top_k > 1 else [ranked[0] for ranked in answers]
         return shaped[0] if isinstance(question, str) else shaped
 
-    def _logits(self, features: dict[str, list[Any]], batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Run the model on all windows; returns start and end logits (N, T), zero where a window is shorter."""
-        names = [name for name in self.tokenizer.model_input_names if name in features]
-        lengths = [len(ids) for ids in features["input_ids"]]
-        collate = DataCollatorWithPadding(self.tokenizer)
-        device = self.model.device
-        logits = np.zeros((2, len(lengths), max(lengths)))
-        for begin in range(0, len(lengths), batch_size):
-            rows = range(begin, min(begin + batch_size, len(lengths)))
-            batch = collate([{name: features[name][row] for name in names} for row in rows])
-            with torch.inference_mode():
-                output = self.model(**{name: tensor.to(device) for name, tensor in batch.items()})
-            if getattr(output, "start_logits", None) is None or getattr(output, "end_logits", None) is None:
-                raise TypeError(
-                    f"{type(self.model).__name__} returns no start_logits and end_logits: pass a model for question "
-                    "answering, such as `AutoModelForQuestionAnswering.from_pretrained(...)` gives."
-                )
-            width = output.start_logits.shape[1]
-            for part, values in enumerate((output.start_logits, output.end_logits)):
-                logits[part, rows.start : rows.stop, :width] = values.float().cpu().numpy()
-        return logits[0], logits[1]
+
+def evaluate_question_answerer(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: Dataset,
+    *,
+    max_answer_length: int = 30,
+    max_length: int | None = None,
+    overlap: int | None = None,
+    batch_size: int = 32,
+) -> dict[str, float]:
+    """Score a model on every question of a data set, however long its contexts are.
+
+    "No answer" takes part if a question of the data set has none (SQuAD 2.0).
+
+    Args:
+        model: A model whose output has `start_logits` and `end_logits`; it runs where it is, in evaluation mode.
+        tokenizer: Its fast tokenizer.
+        dataset: Columns `id`, `question`, `context` and `answers`, such as a split of `load_question_answering`.
+        max_answer_length: Most tokens of an answer.
+        max_length: Most tokens of a window; by default 384, or as many as fit the model.
+        overlap: Context tokens that consecutive windows share; by default a third of `max_length`.
+        batch_size: Windows a forward pass.
+
+    Returns:
+        `exact_match` and `f1`, from 0 to 100, `total` and, if only some questions have an answer, the same for both
+        kinds; see `squad_scores`.
+
+    Raises:
+        TypeError: The model has no question-answering head.
+        ValueError: The data set has no rows, or a question leaves no room for its context.
+    """
+    if not len(dataset):
+        raise ValueError("The data set has no rows to score the model on.")
+    max_length, overlap = window_sizes(model, tokenizer, max_length, overlap)
+    examples = dataset.with_format(None)[:]
+    features = question_answering_features(
+        examples, tokenizer, max_length=max_length, overlap=overlap, for_training=False
+    )
+    logits = _span_logits(model.eval(), tokenizer, features, batch_size)
+    references = _rows(examples)
+    answers = best_answers(
+        *logits,
+        _rows(features),
+        references,
+        max_answer_length=max_answer_length,
+        version_2=any(not row["answers"]["text"] for row in references),
+    )
+    return squad_scores(answers, references)
+
+
+def window_sizes(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None = None,
+    overlap: int | None = None,
+) -> tuple[int, int]:
+    """Decide how contexts are cut into windows, where a caller does not.
+
+    Args:
+        model: The model that will read them.
+        tokenizer: Its tokenizer.
+        max_length: Most tokens of a window; by default 384, or as many as fit the model.
+        overlap: Context tokens that consecutive windows share; by default a third of `max_length`.
+
+    Returns:
+        `max_length` and `overlap`.
+    """
+    if max_length is None:
+        try:
+            max_length = min(USUAL_LENGTH, longest_input(model.config, tokenizer))
+        except ValueError:  # no limit is stated, as for XLNet
+            max_length = USUAL_LENGTH
+    return max_length, max_length // 3 if overlap is None else overlap
+
+
+def _span_logits(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, features: dict[str, list[Any]], batch_size: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Run the model on all windows; returns start and end logits (N, T), zero where a window is shorter."""
+    names = [name for name in tokenizer.model_input_names if name in features]
+    lengths = [len(ids) for ids in features["input_ids"]]
+    collate = DataCollatorWithPadding(tokenizer)
+    logits = np.zeros((2, len(lengths), max(lengths)))
+    for begin in range(0, len(lengths), batch_size):
+        rows = range(begin, min(begin + batch_size, len(lengths)))
+        batch = collate([{name: features[name][row] for name in names} for row in rows])
+        with torch.inference_mode():
+            output = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
+        if getattr(output, "start_logits", None) is None or getattr(output, "end_logits", None) is None:
+            raise TypeError(
+                f"{type(model).__name__} returns no start_logits and end_logits: pass a model for question "
+                "answering, such as `AutoModelForQuestionAnswering.from_pretrained(...)` gives."
+            )
+        width = output.start_logits.shape[1]
+        for part, values in enumerate((output.start_logits, output.end_logits)):
+            logits[part, rows.start : rows.stop, :width] = values.float().cpu().numpy()
+    return logits[0], logits[1]
+
+
+def _rows(columns: dict[str, list[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
 
 def _as_examples(question: str | list[str], context: str | list[str]) -> dict[str, list[Any]]:

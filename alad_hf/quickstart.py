@@ -147,11 +147,11 @@ def quickstart(
         dataset_name=dataset_name,
         metrics=joint.scores,
         language="en" if dataset_name == "builtin" else None,
-        training={name: value for name, value in asdict(budget).items() if value is not None},
+        training=asdict(joint.budget),
         baseline={row.name: asdict(row) for row in rows},
         sentences_per_second=joint_row.sentences_per_second,
     )
-    for checkpoints in (*output_dir.glob("*/checkpoints"), *output_dir.glob("*/alignment")):
+    for checkpoints in output_dir.glob("*/checkpoints"):
         shutil.rmtree(checkpoints)  # many times the size of the models, and of no more use
     return QuickstartResult(rows, output_dir / "alad", time.time() - start)
 

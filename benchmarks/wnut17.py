@@ -37,12 +37,13 @@ from transformers.utils import logging as transformers_logging
 from alad_hf import AlAdForTokenClassification
 from alad_hf.alignment.teacher_cache import cache_teacher_states
 from alad_hf.compression.truncation import truncate_layers
+from alad_hf.data import encode_text
 from alad_hf.data.collators import DataCollatorForAlignment
 from alad_hf.data.loading import load_token_classification
 from alad_hf.data.token_labels import encode_tagged_words, longest_input
 from alad_hf.evaluation.compute_metrics import entity_metrics
 from alad_hf.hub.pretrained_weights import resolve_pretrained
-from alad_hf.training.stages import encode_text, published_arguments, train
+from alad_hf.training.stages import published_arguments, train
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 ARMS = (

@@ -76,6 +76,36 @@ def test_train_then_evaluate_then_predict(folder: Path, tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
+def test_question_answering_from_training_to_answers(folder: Path, tmp_path: Path) -> None:
+    context = "Smith visited New York and works in Berlin"
+    questions = [
+        {"id": str(n), "question": "visited", "answers": [{"text": "New York", "answer_start": 14}]} for n in (1, 2)
+    ]
+    squad = {"data": [{"paragraphs": [{"context": context, "qas": questions}]}]}
+    for split in ("train", "dev"):
+        (tmp_path / f"{split}.json").write_text(json.dumps(squad))
+    common = ("--task", "qa", "--data", str(tmp_path), "--epochs", "1")
+    teacher, out = str(tmp_path / "teacher"), str(tmp_path / "out")
+    done = alad_hf("train", str(folder / "student"), *common, "--output", teacher)
+    assert done.returncode == 0, done.stderr
+    done = alad_hf(
+        *("train", str(folder / "student"), *common, "--output", out, "--teacher", teacher, "--frozen"),
+        HF_DATASETS_CACHE=str(tmp_path / "cache"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "exact_match" in done.stdout and "Saved in" in done.stderr
+
+    scores = alad_hf("evaluate", out, "--data", str(tmp_path), "--split", "validation", "--json")
+    assert json.loads(scores.stdout)["total"] == 2
+    asked = {"question": "visited", "context": context}
+    done = alad_hf("predict", out, stdin=json.dumps(asked) + "\n")
+    row = json.loads(done.stdout)
+    answer = row["answer"]
+    assert asked.items() <= row.items() and context[answer["start"] : answer["end"]] == answer["answer"]
+    done = alad_hf("predict", out, stdin="Who?\n")
+    assert done.returncode == 1 and "Line 1 is 'Who?', expected JSON" in done.stderr.replace("\n", " ")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -84,6 +114,8 @@ def test_train_then_evaluate_then_predict(folder: Path, tmp_path: Path) -> None:
         (["evaluate", "{tagger}", "--data", "{corpus}/absent.conll"], "absent.conll"),
         (["predict", "{tagger}", "{corpus}/absent.txt"], "is not a file"),
         (["train", "{student}", "--keep-layers", "0,7", *TASK], "layers from 0 to 1"),
+        (["train", "{student}", "--frozen", *TASK], "nothing that freeze_student could do"),
+        (["train", "{student}", "--task", "qa", "--text", "x.txt", *TASK], "--text is for tagging"),
         (["train", "{student}", "--teacher", "{teacher}", "--window-size", "4", *TASK], "window_size must be an odd"),
         (["train", "{student}", "--teacher", "{student}", *TASK], "does not know the tags ['B-LOC', 'B-PER'"),
     ],

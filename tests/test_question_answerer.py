@@ -3,11 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from tiny import VOCABULARY, tiny_config, tiny_tokenizer
 from transformers import AutoModel, BertForQuestionAnswering
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
-from alad_hf.question_answering import QuestionAnswerer
+from alad_hf.evaluation import squad_scores
+from alad_hf.question_answering import QuestionAnswerer, evaluate_question_answerer, window_sizes
 
 CONTEXT = "Smith works in London. Jones visited  New York and played in Berlin."
 
@@ -22,6 +24,7 @@ class Pointing(torch.nn.Module):
             for token, value in values.items():
                 table[VOCABULARY[token]] = value
         self.batches = []
+        self.config = tiny_config("bert")
 
     @property
     def device(self):
@@ -160,7 +163,53 @@ def test_wrong_arguments_are_named(new_york):
     with pytest.raises(ValueError, match="context number 0 holds no character that the tokenizer keeps"):
         new_york("a", "\u200b", max_length=20, overlap=2)
     with pytest.raises(ValueError, match="max_length=384 exceeds the tokenizer's model_max_length=64"):
-        new_york("a", CONTEXT)
+        new_york("a", CONTEXT, max_length=384)
+
+
+def test_windows_are_as_long_as_the_model_allows(new_york):
+    assert new_york("a", "a b c " * 200 + CONTEXT)["answer"] == "New York"  # a tokenizer for 64 tokens
+    assert window_sizes(new_york.model, tiny_tokenizer()) == (64, 21)
+    assert window_sizes(new_york.model, tiny_tokenizer(), 30) == (30, 10)
+    assert window_sizes(new_york.model, tiny_tokenizer(), 30, 4) == (30, 4)
+    unlimited = tiny_tokenizer()
+    unlimited.model_max_length = 10**30
+    assert window_sizes(new_york.model, unlimited) == (64, 21)  # the model's positions
+    new_york.model.config.max_position_embeddings = 1000
+    assert window_sizes(new_york.model, unlimited) == (384, 128)
+    new_york.model.config.max_position_embeddings = -1
+    assert window_sizes(new_york.model, unlimited) == (384, 128)
+
+
+def test_the_score_of_a_data_set_is_that_of_its_answers(random_model):
+    contexts = ["Smith", CONTEXT, "a b c d e " * 9, "new york " * 5]
+    data = Dataset.from_dict(
+        {
+            "id": list("abcd"),
+            "question": ["a", "in london", "b", "c"],
+            "context": contexts,
+            "answers": [{"text": [text], "answer_start": [0]} for text in ("Smith", "Smith works", "a b", "york")],
+        }
+    )
+    answers = QuestionAnswerer(random_model, tiny_tokenizer())(data["question"][:], contexts, max_length=30)
+    expected = squad_scores(
+        [{"id": row["id"], "prediction_text": found["answer"]} for row, found in zip(data, answers, strict=True)], data
+    )
+    random_model.train()
+    assert evaluate_question_answerer(random_model, tiny_tokenizer(), data, max_length=30, batch_size=2) == expected
+    assert expected["total"] == 4 and expected["f1"] > 0
+    with pytest.raises(ValueError, match="no rows to score"):
+        evaluate_question_answerer(random_model, tiny_tokenizer(), data.select([]))
+
+
+def test_no_answer_takes_part_where_the_data_have_questions_without_one():
+    model = Pointing({"[CLS]": 8.0, "london": 3.0}, {"[CLS]": 8.0, "london": 3.0})
+    row = {"question": "a", "context": CONTEXT}
+    london = {**row, "id": "1", "answers": {"text": ["London"], "answer_start": [CONTEXT.index("London")]}}
+    none = {**row, "id": "2", "answers": {"text": [], "answer_start": []}}
+    alone = evaluate_question_answerer(model, tiny_tokenizer(), Dataset.from_list([london]))
+    assert alone["exact_match"] == 100
+    both = evaluate_question_answerer(model, tiny_tokenizer(), Dataset.from_list([london, none]))
+    assert (both["HasAns_exact"], both["NoAns_exact"]) == (0, 100)
 
 
 def test_a_model_without_spans_is_refused():

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
-from tiny import TAGS, tiny_config, tiny_teacher, tiny_tokenizer
-from transformers import AutoModel, AutoModelForTokenClassification, AutoTokenizer
+from tiny import TAGS, VOCABULARY, tiny_config, tiny_teacher, tiny_tokenizer
+from transformers import AutoModel, AutoModelForTokenClassification, AutoTokenizer, TrainerCallback
 
 from alad_hf import AlAdForTokenClassification
-from alad_hf.recipes import Budget, exchange_mentions, train_tagger
+from alad_hf.recipes import DEFAULTS, Budget, exchange_mentions, train_tagger
 
 FEATURES = Features({"tokens": List(Value("string")), "tags": List(ClassLabel(names=TAGS))})
 SENTENCES = [
@@ -92,6 +92,73 @@ def test_train_tagger_without_a_teacher_learns_a_small_set_by_heart(tmp_path: Pa
         with torch.no_grad():
             predicted = model(**encoded).logits[0, first].argmax(-1).tolist()
         assert [TAGS[index] for index in predicted] == tags.split()
+
+
+def test_a_tagger_under_a_teacher_with_another_tokenizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alad_hf.alignment.teacher_cache.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    kept = [token for token in VOCABULARY if token not in ("london", "works", "visited")]
+    vocabulary = {token: index for index, token in enumerate(kept)}
+    torch.manual_seed(1)
+    config = tiny_config(hidden_size=32, vocab_size=len(vocabulary), id2label=dict(enumerate(TAGS)))
+    teacher = AutoModelForTokenClassification.from_config(config)
+    lines: list[dict] = []
+
+    class Logs(TrainerCallback):
+        def on_log(self, args, state, control, logs, **kwargs):
+            lines.append(logs)
+
+    trained = train_tagger(
+        student(tmp_path / "student"),
+        DatasetDict(train=dataset(8), validation=dataset()),
+        tmp_path / "out",
+        teacher=teacher,
+        teacher_tokenizer=tiny_tokenizer(vocabulary=vocabulary),
+        budget=Budget(epochs=4, batch_size=8),
+        callbacks=[Logs()],
+    )
+    assert trained.model.config.hidden_size == 32
+    losses = [line["distillation_loss"] for line in lines if "distillation_loss" in line]
+    assert len(losses) > 1 and all(0 < loss < float("inf") for loss in losses)
+
+
+def test_sentences_are_held_out_where_there_is_no_validation_split(tmp_path: Path) -> None:
+    # Each sentence is there twice, and goes into one part only.
+    trained = train_tagger(
+        student(tmp_path / "student"), DatasetDict(train=dataset(2)), tmp_path / "out", budget=Budget(epochs=1)
+    )
+    assert trained.split == "validation" and trained.budget == Budget(epochs=1, learning_rate=2e-4)
+    with pytest.raises(ValueError, match="none to train on"):
+        train_tagger(student(tmp_path / "student"), DatasetDict(test=dataset()), tmp_path / "other")
+
+
+def test_what_needs_a_teacher_is_refused_without_one(tmp_path: Path) -> None:
+    data = DatasetDict(train=dataset(), validation=dataset())
+    for arguments in ({"freeze_student": True}, {"texts": ["a"]}, {"window_size": 3}):
+        with pytest.raises(ValueError, match=f"nothing that {next(iter(arguments))} could do: pass teacher="):
+            train_tagger(student(tmp_path / "student"), data, tmp_path / "out", **arguments)
+
+
+def test_a_model_given_in_memory_stays_as_it_is(tmp_path: Path) -> None:
+    encoder = AutoModel.from_config(tiny_config())
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    config = encoder.config.to_dict()
+    data = DatasetDict(train=dataset(), validation=dataset())
+    train_tagger(encoder, data, tmp_path / "out", tokenizer=tiny_tokenizer(), budget=Budget(epochs=1))
+    assert encoder.config.to_dict() == config
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+
+
+def test_a_budget_is_completed_by_its_mode() -> None:
+    given = Budget(learning_rate=1e-3, seed=4)
+    assert given.completed("plain", exchanged=True) == Budget(DEFAULTS["plain"].epochs, learning_rate=1e-3, seed=4)
+    for mode in ("joint", "plug-and-play"):
+        few, many = (given.completed(mode, exchanged=exchanged) for exchanged in (False, True))
+        assert (few.learning_rate, few.seed, few.epochs) == (1e-3, 4, DEFAULTS[mode].epochs)
+        assert (few.alignment_epochs, many.alignment_epochs) == (1, 3)
+        assert Budget(alignment_epochs=0).completed(mode, exchanged=True).alignment_epochs == 0
+    for wrong in ({"epochs": 0}, {"alignment_epochs": -1}, {"batch_size": 0}, {"learning_rate": 0.0}):
+        with pytest.raises(ValueError, match=rf"Budget\({next(iter(wrong))}="):
+            Budget(**wrong)
 
 
 def test_exchange_mentions_keeps_contexts_and_types() -> None:

@@ -18,8 +18,9 @@ from transformers import AutoModel, AutoModelForQuestionAnswering, PreTrainedMod
 from transformers.tokenization_python import PythonBackend
 
 from alad_hf import AlAdForQuestionAnswering, AlAdForTokenClassification
+from alad_hf.data import encode_text
 from alad_hf.data.token_labels import encode_tagged_words
-from alad_hf.training.stages import align, encode_text, last_complete_checkpoint, published_arguments, train
+from alad_hf.training.stages import align, last_complete_checkpoint, published_arguments, train
 
 HERE = Path(__file__).resolve().parent
 TEXTS = [

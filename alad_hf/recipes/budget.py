@@ -1,0 +1,71 @@
+"""How long and how fast the recipes train: the one place with their defaults."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Literal
+
+Mode = Literal["plain", "joint", "plug-and-play"]
+"""Without a teacher; with one, student and adapter trained; with one, adapter and head over a frozen student."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long and how fast a model learns. What is left out comes from `DEFAULTS`, by the mode of the training.
+
+    Args:
+        epochs: Passes over the labels.
+        alignment_epochs: Passes over the unlabelled text, which is mixed among the labels; by default more where it is
+            made from the labelled data. 0 leaves it out.
+        batch_size: Rows of one optimiser step: sentences, or windows of a question and its context.
+        learning_rate: Peak of the linear schedule.
+        seed: Of everything random.
+
+    Raises:
+        ValueError: A number is out of range.
+    """
+
+    epochs: int | None = None
+    alignment_epochs: int | None = None
+    batch_size: int = 32
+    learning_rate: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        lowest = {"epochs": 1, "alignment_epochs": 0, "batch_size": 1, "seed": 0}
+        for name, value in asdict(self).items():
+            if value is None:
+                continue
+            if name in lowest and value < lowest[name]:
+                raise ValueError(f"Budget({name}={value}) must be {lowest[name]} or more.")
+            if name not in lowest and value <= 0:
+                raise ValueError(f"Budget({name}={value}) must be above 0.")
+
+    def completed(self, mode: Mode, *, exchanged: bool) -> Budget:
+        """Fill in what was left out.
+
+        Args:
+            mode: How the model is trained.
+            exchanged: Whether the unlabelled text is made from the labelled data.
+        """
+        defaults = asdict(DEFAULTS[mode])
+        if exchanged and mode != "plain":
+            defaults["alignment_epochs"] = EXCHANGED_EPOCHS
+        return replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
+
+
+# Found with `benchmarks/recovery.py`.
+DEFAULTS: dict[Mode, Budget] = {
+    "plain": Budget(epochs=5, learning_rate=2e-4),
+    "joint": Budget(epochs=5, alignment_epochs=1, learning_rate=5e-4),
+    "plug-and-play": Budget(epochs=5, alignment_epochs=1, learning_rate=2e-3),
+}
+EXCHANGED_COPIES = 8
+"""Where there is no unlabelled text: variants made of each labelled sentence, see `exchange_mentions`."""
+EXCHANGED_PARAGRAPHS = 2
+"""Where there are no unlabelled pairs: other paragraphs for each question, see `exchange_questions`. Few, since the
+teacher's states of a pair take a hundred times the space of a sentence's."""
+EXCHANGED_EPOCHS = 3
+"""Passes over what was made so."""
+MOST_EVALUATIONS = 5
+"""Evaluations, and checkpoints, of one fine-tuning."""

@@ -1,0 +1,292 @@
+"""The stages that all recipes share: load, train on labels and unlabelled text, save, score."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, DatasetDict
+from transformers import (
+    AutoTokenizer,
+    EvalPrediction,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainingArguments,
+    set_seed,
+)
+
+from ..alignment.teacher_cache import cache_teacher_states
+from ..compression.truncation import truncate_layers
+from ..data.mixing import mix_rows
+from ..data.token_labels import longest_input
+from ..data.unlabelled_text import encode_text
+from ..hub.model_card import Task as CardTask
+from ..hub.model_card import write_model_card
+from ..models.alad_construction import load_tokenizer
+from ..models.modeling_alad import AlAdPreTrainedModel
+from ..models.student import load_student
+from ..models.teacher import load_teacher
+from ..training.stages import published_arguments, train
+from .budget import MOST_EVALUATIONS, Budget, Mode
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What a recipe made."""
+
+    model: PreTrainedModel
+    """In eval mode."""
+    tokenizer: PreTrainedTokenizerBase
+    scores: dict[str, float]
+    split: str
+    """The split that the scores are of: "test", or "validation" where there is no test split."""
+    budget: Budget
+    """As it was spent, with the defaults filled in."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Models and tokenizers of a recipe; without a teacher, there is no tokenizer of it either."""
+
+    encoder: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    teacher: PreTrainedModel | None
+    teacher_tokenizer: PreTrainedTokenizerBase | None
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that fit into one input of the encoder."""
+        return longest_input(self.encoder.config, self.tokenizer)
+
+    @property
+    def teacher_max_length(self) -> int | None:
+        """Tokens that fit into one input of the teacher, if it has a limit."""
+        try:
+            return longest_input(self.teacher.config, self.teacher_tokenizer)
+        except ValueError:
+            return None
+
+    def with_teacher_states(self, rows: Dataset, layers: list[int] | None) -> Dataset:
+        """Rows with the teacher's cached signal."""
+        return cache_teacher_states(
+            rows, self.teacher, tokenizer=self.tokenizer, teacher_tokenizer=self.teacher_tokenizer, layers=layers
+        )
+
+    def mode(self, freeze_student: bool) -> Mode:
+        """How the model is trained."""
+        if self.teacher is None:
+            return "plain"
+        return "plug-and-play" if freeze_student else "joint"
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the stages have to know of a task."""
+
+    card: CardTask
+    stock_class: Any
+    """Auto class of a model without an adapter."""
+    alad_class: type[AlAdPreTrainedModel]
+    compute_metrics: Callable[[EvalPrediction], dict[str, float]]
+    best: str
+    """The metric that decides which evaluation was the best."""
+    evaluate: Callable[[PreTrainedModel, PreTrainedTokenizerBase, Dataset], dict[str, float]]
+    labels: dict[str, dict] = field(default_factory=dict)
+    """`id2label` and `label2id` of the model, where the task has labels."""
+
+
+def load_parts(
+    encoder: str | PreTrainedModel,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None,
+    teacher: str | PreTrainedModel | None,
+    teacher_tokenizer: PreTrainedTokenizerBase | None,
+    keep_layers: Iterable[int] | None,
+    seed: int,
+    **only_with_teacher: object,
+) -> Parts:
+    """Load what is given by name, and seed everything random.
+
+    Args:
+        encoder: Folder, Hub id or model.
+        tokenizer: By default loaded from the encoder's name.
+        teacher: Folder, Hub id or model.
+        teacher_tokenizer: By default loaded from the teacher's name.
+        keep_layers: Keep only these layers of the encoder.
+        seed: The Trainer sets it only after the head and the adapter were initialised.
+        **only_with_teacher: Further arguments of the recipe that mean nothing without a teacher.
+
+    Raises:
+        ValueError: One of them is given, and no teacher is; or a tokenizer cannot be loaded.
+    """
+    only_with_teacher["teacher_tokenizer"] = teacher_tokenizer
+    useless = [name for name, value in only_with_teacher.items() if value is not None and value is not False]
+    if teacher is None and useless:
+        raise ValueError(
+            f"Without a teacher there is no adapter and no alignment, and nothing that {', '.join(useless)} could do: "
+            "pass teacher=..., or leave these arguments out."
+        )
+    set_seed(seed)
+    tokenizer = tokenizer or AutoTokenizer.from_pretrained(
+        encoder if isinstance(encoder, str) else encoder.name_or_path
+    )
+    if isinstance(teacher, str):
+        teacher = load_teacher(teacher)
+    if teacher is not None:
+        teacher_tokenizer = teacher_tokenizer or load_tokenizer(teacher.name_or_path, "teacher_tokenizer")
+    if isinstance(encoder, str):
+        encoder = load_student(encoder)
+    if keep_layers is not None:
+        encoder = truncate_layers(encoder.base_model, list(keep_layers))
+    return Parts(encoder, tokenizer, teacher, teacher_tokenizer)
+
+
+def train_and_save(
+    task: Task,
+    parts: Parts,
+    rows: DatasetDict,
+    unlabelled: Iterable[str] | Dataset | None,
+    output_dir: str | os.PathLike,
+    *,
+    freeze_student: bool,
+    budget: Budget,
+    resume: bool,
+    callbacks: list[TrainerCallback] | None,
+    config_arguments: dict[str, Any],
+) -> PreTrainedModel:
+    """Build the model, train it and save it with its tokenizer.
+
+    With a teacher, labelled and unlabelled rows are mixed: the model learns the labels beside the teacher's signal on
+    both, from the first step to the last.
+
+    Args:
+        task: What is learned.
+        parts: See `load_parts`.
+        rows: Encoded and labelled rows, `train` and `validation`.
+        unlabelled: Text or encoded rows for the alignment; not read without a teacher.
+        output_dir: Where the model goes; checkpoints go into its folder `checkpoints`.
+        freeze_student: Train adapter and head only.
+        budget: A completed one.
+        resume: Go on from the checkpoints of an interrupted call.
+        callbacks: For the Trainer.
+        config_arguments: Fields of `AlAdConfig`.
+
+    Returns:
+        The trained model, in eval mode.
+    """
+    output_dir = Path(output_dir)
+    training, epochs = rows["train"], budget.epochs
+    if parts.teacher is None:
+        model = _with_stock_head(task, parts.encoder)
+    else:
+        model = task.alad_class.from_student_pretrained(
+            parts.encoder,
+            teacher=parts.teacher,
+            tokenizer=parts.tokenizer,
+            teacher_tokenizer=parts.teacher_tokenizer,
+            freeze_student=freeze_student,
+            **{**task.labels, **config_arguments},
+        )
+        model.detach_teacher()
+        training = parts.with_teacher_states(training, model.config.teacher_layers)
+        if budget.alignment_epochs:
+            text = encode_text(
+                unlabelled,
+                parts.tokenizer,
+                max_length=parts.max_length,
+                teacher_tokenizer=parts.teacher_tokenizer,
+                teacher_max_length=parts.teacher_max_length,
+            )
+            text = parts.with_teacher_states(text, model.config.teacher_layers)
+            training, epochs = mix_rows(training, text, epochs=epochs, unlabelled_epochs=budget.alignment_epochs), 1
+    # Writing a checkpoint takes longer than an epoch over a small set: a few evenly spaced ones, the last at the end.
+    steps = epochs * math.ceil(len(training) / budget.batch_size)
+    interval = math.ceil(steps / min(budget.epochs, MOST_EVALUATIONS))
+    trainer = train(
+        model,
+        training,
+        tokenizer=parts.tokenizer,
+        args=_arguments(
+            output_dir / "checkpoints",
+            budget,
+            max_steps=steps,
+            learning_rate=budget.learning_rate,
+            eval_strategy="steps",
+            eval_steps=interval,
+            save_strategy="steps",
+            save_steps=interval,
+            load_best_model_at_end=True,
+            metric_for_best_model=task.best,
+            include_for_metrics=["inputs"],
+        ),
+        eval_dataset=rows["validation"],
+        compute_metrics=task.compute_metrics,
+        resume=resume,
+        print_logs=False,
+        callbacks=callbacks,
+    )
+    trainer.save_model(str(output_dir))
+    model.name_or_path = str(output_dir)  # what it is now; as a teacher it will be named and found by it
+    return model.eval()
+
+
+def score_and_describe(
+    task: Task,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: DatasetDict,
+    *,
+    dataset_name: str,
+    budget: Budget,
+) -> tuple[dict[str, float], str]:
+    """Score a saved model on test, or on validation, and write the card of an AlAd model beside it.
+
+    Returns:
+        The scores and the split.
+    """
+    split = "test" if "test" in data else "validation"
+    scores = task.evaluate(model, tokenizer, data[split])
+    if isinstance(model, AlAdPreTrainedModel):
+        write_model_card(
+            model,
+            model.name_or_path,
+            task=task.card,
+            dataset_name=dataset_name,
+            metrics=scores,
+            split=split,
+            language="en" if dataset_name == "builtin" else None,
+            training=asdict(budget),
+        )
+    return scores, split
+
+
+def _arguments(folder: Path, budget: Budget, **arguments: Any) -> TrainingArguments:
+    return published_arguments(
+        "joint",
+        folder,
+        per_device_train_batch_size=budget.batch_size,
+        adam_beta2=0.999,
+        warmup_steps=0.06,
+        logging_steps=10,
+        seed=budget.seed,
+        **arguments,
+    )
+
+
+def _with_stock_head(task: Task, encoder: PreTrainedModel) -> PreTrainedModel:
+    config = copy.deepcopy(encoder.config)
+    for name, value in task.labels.items():
+        setattr(config, name, value)
+    model = task.stock_class.from_config(config)
+    model.base_model.load_state_dict(encoder.base_model.state_dict(), strict=False)
+    model.config.name_or_path = encoder.name_or_path
+    return model

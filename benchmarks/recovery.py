@@ -1,0 +1,318 @@
+"""How much of the gap between a student and its teacher each method recovers, on four tasks.
+
+    python benchmarks/recovery.py --data ../shared/data [--tasks wnut17 ncbi_disease ewt_pos qa] [--pairs minilm mpnet]
+
+Within a task every student arm takes the same number of optimiser steps with batches of the same size. The arms that
+can learn from unlabelled text (distillation and AlAd) read the same text, mixed among the labels; the others spend all
+steps on the labels. Distillation differs from joint AlAd in nothing but the adapter and the alignment of states. Of
+six evaluations on dev the best is kept, and its score is given on test. One teacher a task (seed 0) serves all seeds.
+Training in bfloat16 autocast. Results are added to the JSON file run by run, so that a stopped run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import logging
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, concatenate_datasets
+from peft import LoraConfig, TaskType, get_peft_model
+from recovery_tasks import TASKS, make_task
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    PreTrainedModel,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+from transformers.utils import logging as transformers_logging
+
+from alad_hf.alignment import cache_teacher_states
+from alad_hf.compression import truncate_layers
+from alad_hf.data.mixing import mix_rows
+from alad_hf.evaluation.efficiency import count_parameters
+from alad_hf.hub.pretrained_weights import resolve_pretrained
+from alad_hf.training.stages import published_arguments, train
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+MPNET = "sentence-transformers/all-mpnet-base-v2"
+ARMS = (
+    "teacher",
+    "plain",
+    "distilled",
+    "joint",
+    "plug_and_play",
+    "plug_and_play_unlabelled",
+    "adapter_only",
+    "lora",
+)
+EVALUATIONS = 6
+LEARNING_RATES = {
+    "plain": 3e-4,
+    "distilled": 5e-4,
+    "joint": 5e-4,
+    "plug_and_play": 2e-3,
+    "plug_and_play_unlabelled": 2e-3,
+    "adapter_only": 2e-3,
+    "lora": 2e-3,
+}
+"""Peaks of the linear schedules, the same for all tasks."""
+LORA_RANK = 16
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A teacher's encoder, and the student under it."""
+
+    teacher: str
+    student: str
+    student_layers: int | None
+    teacher_learning_rate: float
+
+
+PAIRS = {
+    "minilm": Pair(MINILM, MINILM, student_layers=2, teacher_learning_rate=2e-4),
+    "mpnet": Pair(MPNET, MINILM, student_layers=None, teacher_learning_rate=5e-5),
+}
+
+
+class BestOnDev(TrainerCallback):
+    """Evaluate at evenly spaced steps, keep the best weights in memory and put them back at the end."""
+
+    def __init__(self, experiment: Experiment, every: int) -> None:
+        self.experiment, self.every = experiment, every
+        self.best, self.step, self.weights = -1.0, 0, None
+        self.curve: list[float] = []
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Evaluate, compare and keep."""
+        if state.global_step % self.every and state.global_step != state.max_steps:
+            return
+        model = kwargs["model"]
+        score = self.experiment.score(model, "validation")[self.experiment.task.metric]
+        model.train()
+        self.curve.append(round(score, 2))
+        if score > self.best:
+            self.best, self.step = score, state.global_step
+            self.weights = copy.deepcopy(model.state_dict())
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Restore."""
+        kwargs["model"].load_state_dict(self.weights)
+
+
+class Experiment:
+    """One pair on one task: its rows, its teacher, and a method to train an arm."""
+
+    def __init__(self, options: argparse.Namespace, pair_name: str, task_name: str) -> None:
+        self.options, self.pair, self.settings = options, PAIRS[pair_name], TASKS[task_name]
+        self.task = make_task(task_name, options.data)
+        self.work = options.work / pair_name / task_name
+        self.student_source = resolve_pretrained(self.pair.student)
+        self.teacher_source = resolve_pretrained(self.pair.teacher)
+        self.tokenizer = AutoTokenizer.from_pretrained(self.student_source)
+        self.teacher_tokenizer = AutoTokenizer.from_pretrained(self.teacher_source)
+        self.rows = self.task.training_rows(self.tokenizer)
+        self.text = self.task.text_rows(self.tokenizer, self.teacher_tokenizer)
+        batch = self.settings.batch_size
+        self.steps = -(-(self.settings.epochs * len(self.rows) + len(self.text)) // batch)
+        self._cached: dict[str, Dataset] = {}
+        student = AutoModel.from_pretrained(self.student_source, add_pooling_layer=False)
+        if self.pair.student_layers:
+            student = truncate_layers(student, range(self.pair.student_layers))
+        student.save_pretrained(self.work / "student")
+        self.tokenizer.save_pretrained(self.work / "student")
+
+    def score(self, model: PreTrainedModel, split: str) -> dict[str, float]:
+        """Scores of a student on a split."""
+        return self.task.score(model.eval(), self.tokenizer, split)
+
+    def fit(
+        self, model: PreTrainedModel, rows: Dataset, *, seed: int, learning_rate: float, steps: int | None = None
+    ) -> dict[str, Any]:
+        """Train in place and keep the best of the evaluations on dev."""
+        set_seed(seed)
+        steps = steps or self.steps
+        best = BestOnDev(self, max(1, steps // EVALUATIONS))
+        with tempfile.TemporaryDirectory() as folder:
+            args = published_arguments(
+                "joint",
+                folder,
+                learning_rate=learning_rate,
+                max_steps=steps,
+                per_device_train_batch_size=self.settings.batch_size,
+                adam_beta2=0.999,
+                warmup_steps=0.06,
+                save_strategy="no",
+                logging_steps=50,
+                disable_tqdm=True,
+                bf16=True,
+                use_cpu=True,
+                seed=seed,
+            )
+            train(model, rows, tokenizer=self.tokenizer, args=args, callbacks=[best], print_logs=False)
+        return {"best_step": best.step, "dev_curve": best.curve}
+
+    def teacher(self) -> PreTrainedModel:
+        """The large model, fine-tuned on the labels with seed 0; kept on disk."""
+        folder = self.work / "teacher"
+        if not (folder / "dev.json").exists():
+            set_seed(0)
+            model = self.task.stock_class.from_pretrained(self.teacher_source, **self.task.labels())
+            student_tokenizer, self.tokenizer = self.tokenizer, self.teacher_tokenizer
+            steps = max(self.settings.epochs, 3) * -(-len(self.rows) // self.settings.batch_size)
+            if self.options.teacher_steps:
+                steps = min(steps, self.options.teacher_steps)
+            report = self.fit(
+                model,
+                self.task.training_rows(self.teacher_tokenizer),
+                seed=0,
+                learning_rate=self.pair.teacher_learning_rate,
+                steps=steps,
+            )
+            model.save_pretrained(folder)
+            self.teacher_tokenizer.save_pretrained(folder)
+            report |= {split: self.task.score(model.eval(), self.tokenizer, split) for split in ("validation", "test")}
+            report |= {"steps": steps, "parameters": count_parameters(model), "trainable": count_parameters(model)}
+            self.tokenizer = student_tokenizer
+            (folder / "dev.json").write_text(json.dumps(report))
+        return self.task.stock_class.from_pretrained(folder)
+
+    def with_signal(self, which: str) -> Dataset:
+        """The text or the labelled rows, with the teacher's cached signal."""
+        if which not in self._cached:
+            rows = self.text
+            if which == "labels":
+                rows = self.task.training_rows(self.tokenizer, self.teacher_tokenizer)
+            self._cached[which] = cache_teacher_states(
+                rows,
+                self.teacher(),
+                tokenizer=self.tokenizer,
+                teacher_tokenizer=self.teacher_tokenizer,
+                cache_dir=self.work / "states",
+            )
+        return self._cached[which]
+
+    def training_rows(self, arm: str) -> Dataset:
+        """What an arm reads in one pass."""
+        if arm in ("plain", "lora", "adapter_only"):
+            return self.rows
+        labelled, text = self.with_signal("labels"), self.with_signal("text")
+        epochs = self.settings.epochs
+        if arm != "plug_and_play_unlabelled":
+            return mix_rows(labelled, text, epochs=epochs)
+        hidden = [name for name in ("labels", "start_positions", "end_positions") if name in labelled.column_names]
+        rows = [labelled.remove_columns(hidden)] * epochs + [text]
+        return concatenate_datasets([part.with_format(None) for part in rows]).with_format("torch")
+
+    def build(self, arm: str) -> PreTrainedModel:
+        """The untrained model of an arm."""
+        folder, labels = self.work / "student", self.task.labels()
+        if arm in ("plain", "lora"):
+            model = self.task.stock_class.from_pretrained(folder, **labels)
+            if arm == "lora":
+                head = "qa_outputs" if hasattr(model, "qa_outputs") else "classifier"
+                model = get_peft_model(
+                    model,
+                    LoraConfig(
+                        task_type=TaskType.QUESTION_ANS if head == "qa_outputs" else TaskType.TOKEN_CLS,
+                        r=LORA_RANK,
+                        lora_alpha=2 * LORA_RANK,
+                        lora_dropout=0.1,
+                        target_modules="all-linear",
+                        exclude_modules=[head],
+                        modules_to_save=[head],
+                    ),
+                )
+            return model
+        if arm == "distilled":
+            model = self.task.distilled_class.from_pretrained(folder, **labels)
+            model.get_input_embeddings().requires_grad_(False)  # as in the joint arm; it helps here too
+            return model
+        model = self.task.alad_class.from_student_pretrained(
+            str(folder),
+            teacher=self.teacher(),
+            freeze_student=arm != "joint",
+            # The control differs in nothing but the alignment: it has neither the teacher's head nor its signal.
+            copy_teacher_head=arm != "adapter_only",
+        )
+        model.detach_teacher()
+        return model
+
+    def run(self, arm: str, seed: int) -> dict[str, Any]:
+        """Train one arm and measure it."""
+        if arm == "teacher":
+            self.teacher()
+            return json.loads((self.work / "teacher" / "dev.json").read_text())
+        started = time.time()
+        set_seed(seed)
+        model = self.build(arm)
+        result = self.fit(model, self.training_rows(arm), seed=seed, learning_rate=LEARNING_RATES[arm])
+        return result | {
+            "validation": self.score(model, "validation"),
+            "test": self.score(model, "test"),
+            "parameters": count_parameters(model),
+            "trainable": count_parameters(model, trainable_only=True),
+            "seconds": round(time.time() - started),
+        }
+
+
+def main() -> None:
+    """Run what the results file lacks."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path(".benchmarks/recovery"), help="teachers and cached states")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/recovery.json"))
+    parser.add_argument("--pairs", nargs="+", choices=PAIRS, default=["minilm"])
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--teacher-steps", type=int, help="at most so many steps for a teacher")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+
+    results = json.loads(options.out.read_text()) if options.out.exists() else {"runs": {}}
+    settings = {"learning_rates": LEARNING_RATES, "lora_rank": LORA_RANK}
+    if results.setdefault("settings", settings) != settings:
+        raise SystemExit(f"{options.out} was made with other settings: {results['settings']}. Name another --out.")
+    for pair_name in options.pairs:
+        for task_name in options.tasks:
+            experiment = Experiment(options, pair_name, task_name)
+            entry = results["runs"].setdefault(pair_name, {}).setdefault(task_name, {"arms": {}})
+            entry |= {
+                "metric": experiment.task.metric,
+                "steps": experiment.steps,
+                "label_epochs": experiment.settings.epochs,
+                "labelled_rows": len(experiment.rows),
+                "unlabelled_rows": len(experiment.text),
+                "batch_size": experiment.settings.batch_size,
+            }
+            for seed in options.seeds:
+                for arm in options.arms:
+                    runs = entry["arms"].setdefault(arm, {})
+                    if str(seed) in runs or (arm == "teacher" and runs):
+                        continue
+                    runs[str(seed)] = run = experiment.run(arm, seed)
+                    options.out.parent.mkdir(parents=True, exist_ok=True)
+                    options.out.write_text(json.dumps(results, indent=1) + "\n")
+                    dev, test = (run[split][experiment.task.metric] for split in ("validation", "test"))
+                    print(f"{pair_name} {task_name} {arm:14} seed {seed} dev {dev:.1f} test {test:.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
