@@ -132,7 +132,7 @@ def train(
     frozen: Annotated[bool, typer.Option("--frozen", help="Plug-and-play: train adapter and head only.")] = False,
     keep_layers: Annotated[Optional[str], typer.Option(help="Layers of the encoder to keep, such as 0,1.")] = None,
     window_size: Annotated[int, typer.Option(help="Student positions that the adapter sees at once; odd.")] = 5,
-    adapter_type: Annotated[str, typer.Option(help='"light" or "mlp" (as published).')] = "light",
+    adapter_type: Annotated[str, typer.Option(help='"light", "linear" or "mlp" (as published).')] = "light",
     epochs: Annotated[Optional[int], typer.Option(help="Passes over the labels.")] = None,
     alignment_epochs: Annotated[Optional[int], typer.Option(help="Passes over the unlabelled text.")] = None,
     batch_size: Annotated[int, typer.Option(help="Sentences, or windows of a context, of one step.")] = 32,

@@ -59,7 +59,7 @@ EVALUATIONS = 6
 LEARNING_RATES = {
     "plain": 3e-4,
     "distilled": 5e-4,
-    "joint": 5e-4,
+    "joint": 1e-3,
     "plug_and_play": 2e-3,
     "plug_and_play_unlabelled": 2e-3,
     "adapter_only": 2e-3,

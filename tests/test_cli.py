@@ -30,6 +30,11 @@ def alad_hf(*arguments: str, stdin: str = "", **environment: str) -> subprocess.
     )
 
 
+def own_lines(stderr: str) -> list[str]:
+    """What a process wrote, without what torchao, where it is installed, says when transformers imports it."""
+    return [line for line in stderr.splitlines() if "torchao" not in line and "_pytree.py" not in line]
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A student, a teacher, an AlAd model and a corpus."""
@@ -73,7 +78,7 @@ def test_train_then_evaluate_then_predict(folder: Path, tmp_path: Path) -> None:
         for entity in row["entities"]:
             assert row["text"][entity["start"] : entity["end"]] == entity["text"]
             assert entity["label"] in {tag[2:] for tag in TAGS if tag != "O"}
-    assert done.stderr == ""
+    assert own_lines(done.stderr) == []
 
 
 def test_question_answering_from_training_to_answers(folder: Path, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import accelerate  # type: ignore[import-untyped]
+import accelerate
 import torch
 from datasets import Dataset
 from torch.nn import functional
@@ -25,7 +25,6 @@ from ..data.collators import DataCollatorForAlignment
 from ..data.token_alignment import TEACHER_COLUMNS
 from ..data.token_labels import longest_input
 from ..data.unlabelled_text import encode_text
-from ..models.alad_construction import load_tokenizer
 from ..models.alignment_adapter import (
     AdapterLinear,
     LightAdapter,
@@ -33,7 +32,8 @@ from ..models.alignment_adapter import (
     WindowMLPAdapter,
     context_windows,
 )
-from ..models.teacher import load_teacher, teacher_signal
+from ..models.teacher import teacher_signal
+from .find_teacher import find_teacher
 from .teacher_cache import cache_teacher_states
 
 SMALLEST_PIVOT = 1e-12
@@ -467,27 +467,6 @@ def _directions(moments: AlignmentMoments, window_size: int, count: int, regular
     return torch.cat([directions, -directions])[:count]
 
 
-def _find_teacher(
-    model: PreTrainedModel, teacher: str | PreTrainedModel | None, teacher_tokenizer: PreTrainedTokenizerBase | None
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The teacher, on the model's device unless the caller placed it, and its tokenizer."""
-    attached: Any = getattr(model, "teacher", None)
-    if teacher is None and attached is None:
-        raise ValueError(
-            "Alignment needs a teacher: pass teacher=..., rows with teacher_states, or call "
-            "model.attach_teacher(...) first."
-        )
-    if teacher is None or teacher is attached:
-        known: Any = model.teacher_tokenizer
-        return attached.to(model.device), teacher_tokenizer or known
-    name = teacher if isinstance(teacher, str) else teacher.name_or_path
-    teacher_tokenizer = teacher_tokenizer or load_tokenizer(name, "teacher_tokenizer")
-    if not isinstance(teacher, str):
-        return teacher, teacher_tokenizer
-    loaded: Any = load_teacher(teacher)
-    return loaded.to(model.device), teacher_tokenizer
-
-
 class _Text:
     """Rows of text with the states of the student and the teacher, read as often as asked.
 
@@ -541,19 +520,24 @@ class _Text:
                     'remove_columns("teacher_states").'
                 )
             return cls(model, texts, tokenizer, None, batch_size)
-        teacher, teacher_tokenizer = _find_teacher(model, teacher, teacher_tokenizer)
-        max_length = longest_input(model.config, tokenizer)
-        rows = encode_text(texts, tokenizer, max_length=max_length, teacher_tokenizer=teacher_tokenizer)
+        found = find_teacher(model, teacher, teacher_tokenizer)
+        rows = encode_text(
+            texts,
+            tokenizer,
+            max_length=longest_input(model.config, tokenizer),
+            teacher_tokenizer=found.tokenizer,
+            teacher_max_length=found.max_length,
+        )
         if cache_dir is not None:
             rows = cache_teacher_states(
                 rows,
-                teacher,
+                found.model,
                 tokenizer=tokenizer,
-                teacher_tokenizer=teacher_tokenizer,
+                teacher_tokenizer=found.tokenizer,
                 layers=model.config.teacher_layers,
                 cache_dir=cache_dir,
             )
-        return cls(model, rows, tokenizer, teacher, batch_size)
+        return cls(model, rows, tokenizer, found.model, batch_size)
 
     def read(self, features: Callable[[torch.Tensor], torch.Tensor]) -> tuple[AlignmentMoments, float]:
         """Gather moments over all rows and processes.

@@ -37,13 +37,19 @@ def overview(config: PreTrainedConfig, task: str, labels: Sequence[str], languag
     rows += [
         ["student", _described(config.student_name_or_path, config.text_config)],
         ["teacher", _described(config.teacher_name_or_path)],
-        ["adapter", f"{config.adapter_type}, window size {config.window_size}, inner width {config.adapter_size}"],
+        ["adapter", f"{config.adapter_type}, window size {config.window_size}, {_inner_width(config)}"],
         [
             "student's weights",
             "frozen (plug-and-play)" if config.freeze_student else "trained with the adapter (joint)",
         ],
     ]
     return table(["", ""], rows).replace("| --: |", "| :-- |")
+
+
+def _inner_width(config: PreTrainedConfig) -> str:
+    if config.adapter_type == "linear":
+        return "full rank" if config.adapter_size is None else f"rank {config.adapter_size}"
+    return f"inner width {config.adapter_size}"
 
 
 def _described(name: str | None, config: PreTrainedConfig | None = None) -> str:
@@ -67,11 +73,16 @@ def method(config: PreTrainedConfig) -> dict[str, str]:
             f"The adapter is the published one: a perceptron with one hidden layer ({config.adapter_size} wide, GELU) "
             f"over the student's states; it sees {window}."
         )
+    elif config.adapter_type == "linear":
+        rank = "" if config.adapter_size is None else f" of rank {config.adapter_size}"
+        adapter = f"The adapter is one linear map{rank} of the student's states; it sees {window}."
     else:
         adapter = (
             "The adapter is a linear map of the student's state of each token plus a low-rank correction "
             f"({config.adapter_size} wide, GELU) that sees {window}."
         )
+    if config.mix_student_layers:
+        adapter += " It reads a learned mix of all the student's layers."
     terms = {
         "squared error between adapted and teacher states (a mean over the width)": config.alignment_mse_weight,
         "one minus the cosine of adapted and teacher states": config.alignment_cosine_weight,

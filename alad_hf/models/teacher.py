@@ -123,6 +123,12 @@ def teacher_signal(
     if alignment is None:
         return TeacherSignal(states, logits)
 
+    states = states.float()
+    if inputs.get("attention_mask") is not None:
+        # A teacher's row without a single token may come out as NaN, which a weight of 0 would not take away.
+        unread = (inputs["attention_mask"] == 0).all(dim=1).view(-1, 1, 1)
+        states = states.masked_fill(unread, 0)
+        logits = logits.float().masked_fill(unread, 0) if logits is not None else None
     alignment = alignment.to(states.device, torch.float32)
     if alignment.dim() != 3 or alignment.shape[::2] != states.shape[:2]:
         raise ValueError(
@@ -133,7 +139,7 @@ def teacher_signal(
         logits = _move_answer_logits(logits, alignment, inputs.get("attention_mask"))
     elif logits is not None:
         logits = torch.bmm(alignment, logits.float())
-    return TeacherSignal(torch.bmm(alignment, states.float()), logits, alignment.sum(dim=-1) > 0)
+    return TeacherSignal(torch.bmm(alignment, states), logits, alignment.sum(dim=-1) > 0)
 
 
 def _mean_of_layers(hidden_states: tuple[torch.Tensor, ...], layers: Sequence[int] | None) -> torch.Tensor:

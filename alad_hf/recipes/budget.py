@@ -57,7 +57,7 @@ class Budget:
 # Found with `benchmarks/recovery.py`.
 DEFAULTS: dict[Mode, Budget] = {
     "plain": Budget(epochs=5, learning_rate=2e-4),
-    "joint": Budget(epochs=5, alignment_epochs=1, learning_rate=5e-4),
+    "joint": Budget(epochs=5, alignment_epochs=1, learning_rate=1e-3),
     "plug-and-play": Budget(epochs=5, alignment_epochs=1, learning_rate=2e-3),
 }
 EXCHANGED_COPIES = 8

@@ -106,7 +106,13 @@ def train_question_answerer(
     budget = budget.completed(parts.mode(freeze_student), exchanged=pairs is None)
     data = with_validation(load_question_answering(data), "context")
     max_length, overlap = window_sizes(parts.encoder, parts.tokenizer, max_length, overlap)
-    windows = partial(_windows, tokenizer=parts.tokenizer, max_length=max_length, overlap=overlap)
+    windows = partial(
+        _windows,
+        tokenizer=parts.tokenizer,
+        max_length=max_length,
+        overlap=overlap,
+        teacher_max_length=parts.teacher_max_length,
+    )
     unlabelled = None
     if parts.teacher is not None:
         _check_finds_answers(parts.teacher)
@@ -150,6 +156,7 @@ def _windows(
     overlap: int,
     for_training: bool,
     teacher_tokenizer: PreTrainedTokenizerBase | None = None,
+    teacher_max_length: int | None = None,
 ) -> Dataset:
     return examples.map(
         question_answering_features,
@@ -161,6 +168,7 @@ def _windows(
             "overlap": overlap,
             "for_training": for_training,
             "teacher_tokenizer": teacher_tokenizer,
+            "teacher_max_length": teacher_max_length,
         },
         desc="Tokenizing",
     )

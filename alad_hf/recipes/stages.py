@@ -22,6 +22,7 @@ from transformers import (
     set_seed,
 )
 
+from ..alignment.find_teacher import FoundTeacher
 from ..alignment.teacher_cache import cache_teacher_states
 from ..compression.truncation import truncate_layers
 from ..data.mixing import mix_rows
@@ -69,11 +70,8 @@ class Parts:
 
     @property
     def teacher_max_length(self) -> int | None:
-        """Tokens that fit into one input of the teacher, if it has a limit."""
-        try:
-            return longest_input(self.teacher.config, self.teacher_tokenizer)
-        except ValueError:
-            return None
+        """Tokens that fit into one input of the teacher, if there is one and it has a limit."""
+        return FoundTeacher(self.teacher, self.teacher_tokenizer).max_length if self.teacher is not None else None
 
     def with_teacher_states(self, rows: Dataset, layers: list[int] | None) -> Dataset:
         """Rows with the teacher's cached signal."""

@@ -113,7 +113,11 @@ def train_tagger(
 
     def encode(split: str, teacher_tokenizer: PreTrainedTokenizerBase | None = None) -> Dataset:
         rows = encode_tagged_words(
-            data[split], parts.tokenizer, max_length=parts.max_length, teacher_tokenizer=teacher_tokenizer
+            data[split],
+            parts.tokenizer,
+            max_length=parts.max_length,
+            teacher_tokenizer=teacher_tokenizer,
+            teacher_max_length=parts.teacher_max_length,
         )
         return rows.remove_columns("sentence")
 

@@ -30,11 +30,11 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..alignment.find_teacher import find_teacher
 from ..alignment.teacher_cache import cache_teacher_states
 from ..data.collators import LENGTH_COLUMN, DataCollatorForAlignment
 from ..data.token_labels import longest_input
 from ..data.unlabelled_text import encode_text
-from ..models.alad_construction import load_tokenizer
 from ..models.teacher import accepted_arguments
 from .loss_logging import LossTermsCallback
 
@@ -121,23 +121,22 @@ def align(
         ValueError: No teacher, no tokenizer of it, or `args.output_dir` holds another run's checkpoints and `resume`
             is False.
     """
-    attached = getattr(model, "teacher", None)
-    teacher = teacher if teacher is not None else attached
-    if teacher is None:
-        raise ValueError("Alignment needs a teacher: pass teacher=..., or call model.attach_teacher(...) first.")
-    if teacher_tokenizer is None and teacher is attached:
-        teacher_tokenizer = model.teacher_tokenizer
-    elif teacher_tokenizer is None:
-        name = teacher if isinstance(teacher, str) else teacher.name_or_path
-        teacher_tokenizer = load_tokenizer(name, "teacher_tokenizer")
+    found = find_teacher(model, teacher, teacher_tokenizer)
     max_length = longest_input(model.config, tokenizer)
 
     def prepare(text: Iterable[str] | Dataset) -> Dataset:
+        rows = encode_text(
+            text,
+            tokenizer,
+            max_length=max_length,
+            teacher_tokenizer=found.tokenizer,
+            teacher_max_length=found.max_length,
+        )
         return cache_teacher_states(
-            encode_text(text, tokenizer, max_length=max_length, teacher_tokenizer=teacher_tokenizer),
-            teacher,
+            rows,
+            found.model,
             tokenizer=tokenizer,
-            teacher_tokenizer=teacher_tokenizer,
+            teacher_tokenizer=found.tokenizer,
             layers=model.config.teacher_layers,
             cache_dir=cache_dir,
         )

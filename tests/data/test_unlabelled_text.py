@@ -1,4 +1,4 @@
-"""Text for a teacher that tokenizes otherwise than the student."""
+"""`encode_text`: unlabelled text, also for a teacher that tokenizes otherwise than the student."""
 
 from __future__ import annotations
 
@@ -6,10 +6,19 @@ import pytest
 from datasets import Dataset
 from tiny import VOCABULARY, tiny_tokenizer
 from transformers import PreTrainedTokenizerFast
+from transformers.tokenization_python import PythonBackend
 
-from alad_hf.data import encode_text
+from alad_hf.data import encode_tagged_words, encode_text
 
 TEXTS = ["smith works for acme in unberlinable york .", "", "jones visited the unplayedable new london"]
+MORE_TEXTS = [
+    "smith works for acme in york .",
+    "jones visited the unplayedable new london",
+    "a zeta",
+    "the berlin of smith and jones , played in new york for acme .",
+    "",
+    "acme works",
+]
 ADDED = ["teacher_input_ids", "teacher_token_type_ids", "teacher_alignment"]
 
 
@@ -55,3 +64,55 @@ def test_a_teacher_that_cannot_read_the_text_is_refused() -> None:
     with pytest.raises(ValueError, match=r"2 of 3 rows are too long for the teacher.*minimum_coverage=0\.9"):
         encode_text(TEXTS, tiny_tokenizer(), **arguments)
     assert len(encode_text(TEXTS, tiny_tokenizer(), **arguments, minimum_coverage=0)) == 3
+
+
+def test_strings_and_a_text_column() -> None:
+    tokenizer = tiny_tokenizer()
+    encoded = encode_text(iter(MORE_TEXTS), tokenizer, max_length=64)
+    assert encoded["input_ids"][:] == [tokenizer(text)["input_ids"] for text in MORE_TEXTS]
+    assert encoded.column_names == tokenizer.model_input_names
+    columns = Dataset.from_dict({"text": MORE_TEXTS, "label": list(range(len(MORE_TEXTS)))})
+    assert encode_text(columns, tokenizer, max_length=64)["input_ids"][:] == encoded["input_ids"][:]
+
+
+@pytest.mark.parametrize("max_length", [3, 7, 12])
+def test_long_text_loses_no_token(max_length: int) -> None:
+    tokenizer = tiny_tokenizer()
+    rows = encode_text(MORE_TEXTS, tokenizer, max_length=max_length)["input_ids"][:]
+    assert len(rows) > len(MORE_TEXTS)
+    assert all(len(row) <= max_length for row in rows)
+    start, end = tokenizer("")["input_ids"]
+    assert all(row[0] == start and row[-1] == end for row in rows)
+    whole = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in MORE_TEXTS]
+    assert [token for row in rows for token in row[1:-1]] == [token for ids in whole for token in ids]
+
+
+def test_words() -> None:
+    words = Dataset.from_dict({"tokens": [text.split() for text in MORE_TEXTS], "tags": [[0]] * len(MORE_TEXTS)})
+    encoded = encode_text(words, tiny_tokenizer(), max_length=9)
+    expected = encode_tagged_words(words.remove_columns("tags"), tiny_tokenizer(), max_length=9)
+    assert encoded["input_ids"][:] == expected["input_ids"][:]
+    assert encoded.column_names == tiny_tokenizer().model_input_names
+
+
+def test_encoded_rows_pass_without_their_labels() -> None:
+    rows = Dataset.from_dict(dict(tiny_tokenizer()(MORE_TEXTS)))
+    rows = rows.add_column("labels", rows["input_ids"][:]).with_format("torch")
+    encoded = encode_text(rows, tiny_tokenizer(), max_length=64)
+    assert encoded.column_names == ["input_ids", "token_type_ids", "attention_mask"]
+    assert [ids.tolist() for ids in encoded["input_ids"]] == [ids.tolist() for ids in rows["input_ids"]]
+
+
+def test_what_is_refused() -> None:
+    class SlowTokenizer(PythonBackend):
+        vocab_size = 0
+
+        def get_vocab(self) -> dict[str, int]:
+            return {}
+
+    with pytest.raises(ValueError, match=r"column text, tokens or input_ids; there is only \['sentence'\]"):
+        encode_text(Dataset.from_dict({"sentence": MORE_TEXTS}), tiny_tokenizer(), max_length=9)
+    with pytest.raises(TypeError, match=r"got the string 'new york'; pass \[text\]"):
+        encode_text("new york", tiny_tokenizer(), max_length=9)
+    with pytest.raises(ValueError, match=r"SlowTokenizer is a slow tokenizer.*drops what it cuts off"):
+        encode_text(MORE_TEXTS, SlowTokenizer(), max_length=9)

@@ -56,7 +56,7 @@ def build(task: str = "ner", **fields):
     torch.manual_seed(0)
     question_answering = task == "question-answering"
     labels = {} if question_answering else {"id2label": dict(enumerate(TAGS))}
-    config = AlAdConfig(text_config=tiny_config(), hidden_size=32, adapter_size=4, **labels, **fields)
+    config = AlAdConfig(text_config=tiny_config(), hidden_size=32, **{"adapter_size": 4, **labels, **fields})
     model = (AlAdForQuestionAnswering if question_answering else AlAdForTokenClassification)(config).eval()
     if not question_answering:  # always a person, so that a usage snippet has something to print
         model.classifier.bias.data[TAGS.index("B-PER")] = 9.0
@@ -123,6 +123,29 @@ def test_ids_are_given_only_where_they_are_ids(tmp_path):
     card_text(model, tmp_path, dataset_name="My Own Data")
     (result,) = metadata_load(tmp_path / "README.md")["model-index"][0]["results"]
     assert result["dataset"] == {"name": "My Own Data", "type": "my-own-data", "split": "test"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        (
+            {"adapter_type": "light", "adapter_size": None},
+            ["light, window size 5, inner width 64", "linear map of the student's state"],
+        ),
+        ({"adapter_type": "mlp", "adapter_size": 9}, ["mlp, window size 5, inner width 9", "the published one"]),
+        (
+            {"adapter_type": "linear", "adapter_size": None},
+            ["linear, window size 5, full rank", "one linear map of the student's states"],
+        ),
+        (
+            {"adapter_type": "linear", "adapter_size": 3, "mix_student_layers": True},
+            ["linear, window size 5, rank 3", "one linear map of rank 3", "a learned mix of all the student's layers"],
+        ),
+    ],
+)
+def test_the_adapter_in_words(fields, expected, tmp_path):
+    text = " ".join(card_text(build(**fields), tmp_path).split())
+    assert all(words in text for words in expected) and "None" not in text
 
 
 @pytest.mark.parametrize("arguments", [{}, FULL], ids=["least", "full"])

@@ -111,7 +111,9 @@ class TestEveryStudent:
         loss = model(**batch).loss
         loss.backward()
         assert all(parameter.grad is not None for parameter in model.model.adapter.parameters())
-        assert model.get_input_embeddings().weight.grad.abs().sum() > 0
+        assert model.get_input_embeddings().weight.grad is None
+        student = [parameter for parameter in model.model.encoder.parameters() if parameter.requires_grad]
+        assert student and sum(parameter.grad.abs().sum() for parameter in student if parameter.grad is not None) > 0
 
         model.eval()
         with torch.no_grad():
@@ -275,6 +277,37 @@ class TestAlignmentLoss:
         assert outputs.loss.item() == pytest.approx((task + 0.5 * mse + distillation) / 3, rel=1e-4)
 
 
+def trained_but_embeddings(model: PreTrainedModel) -> bool:
+    fixed = model.get_input_embeddings().weight
+    return all(parameter.requires_grad == (parameter is not fixed) for parameter in model.parameters())
+
+
+class TestFrozenEmbeddings:
+    def test_stay_as_they_are_in_joint_training(self, tmp_path: Path) -> None:
+        torch.manual_seed(0)
+        model = AlAdForTokenClassification(alad_config())
+        model.save_pretrained(tmp_path)
+        assert trained_but_embeddings(model)
+        assert trained_but_embeddings(AutoModelForTokenClassification.from_pretrained(tmp_path))
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        model.train()(**random_batch()).loss.backward()
+        optimizer.step()
+        same = {name for name, value in model.state_dict().items() if torch.equal(value, before[name])}
+        assert "model.encoder.embeddings.word_embeddings.weight" in same
+        assert not any(name.startswith("model.encoder.encoder.layer") and "key.bias" not in name for name in same)
+
+    def test_can_be_trained(self, tmp_path: Path) -> None:
+        model = AlAdForTokenClassification(alad_config(freeze_embeddings=False))
+        model.save_pretrained(tmp_path)
+        for trained in (model, AutoModelForTokenClassification.from_pretrained(tmp_path)):
+            assert all(parameter.requires_grad for parameter in trained.parameters())
+        model.freeze_student()
+        assert not any(parameter.requires_grad for parameter in model.model.encoder.parameters())
+        model.freeze_student(False)
+        assert all(parameter.requires_grad for parameter in model.parameters())
+
+
 class TestFrozenStudent:
     def test_stays_in_eval_mode_and_without_gradients(self, tmp_path: Path) -> None:
         model = AlAdForTokenClassification(alad_config(freeze_student=True))
@@ -287,13 +320,13 @@ class TestFrozenStudent:
             assert all(parameter.requires_grad for parameter in frozen.model.adapter.parameters())
         released = AutoModelForTokenClassification.from_pretrained(tmp_path, freeze_student=False).train()
         assert released.model.encoder.training
-        assert all(parameter.requires_grad for parameter in released.parameters())
+        assert trained_but_embeddings(released)
 
     def test_can_be_released_and_frozen_again(self) -> None:
         model = AlAdForTokenClassification(alad_config(freeze_student=True)).train()
         model.freeze_student(False)
         assert model.model.encoder.training and not model.config.freeze_student
-        assert all(parameter.requires_grad for parameter in model.parameters())
+        assert trained_but_embeddings(model)
         model.freeze_student()
         assert not model.model.encoder.training and model.config.freeze_student
 
@@ -336,7 +369,9 @@ class TestTeacher:
                 teacher.base_model(batch["input_ids"], batch["attention_mask"]).last_hidden_state,
             )
         model(**batch).loss.backward()
-        attached = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+        attached = {
+            name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.requires_grad
+        }
         model.zero_grad()
         model.detach_teacher()
         model(**batch, teacher_states=signal.hidden_states[-1], teacher_logits=signal.logits).loss.backward()
@@ -535,7 +570,9 @@ class TestTeacherWithAnotherTokenizer:
         for name in ("teacher_states", "teacher_logits"):
             columns[name][columns["teacher_mask"] == 0] = 1e3
         model(**batch, **given).loss.backward()
-        attached = {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+        attached = {
+            name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.requires_grad
+        }
         model.zero_grad()
         model.detach_teacher()
         model(**batch, **columns).loss.backward()

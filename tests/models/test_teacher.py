@@ -261,6 +261,26 @@ class TestAlignment:
                     torch.testing.assert_close(moved[row, own], expected, atol=1e-6, rtol=1e-5)
         assert aligned.mask.tolist() == [[True, True, True, False, True], [True, True, True, False, False]]
 
+    def test_a_row_without_a_token_is_no_nan(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Some attention kernels answer a fully masked row with NaN, and 0 times NaN is NaN."""
+        teacher = tiny_teacher()
+        forward = type(teacher).forward
+
+        def forward_with_nan(self, *args, **kwargs):
+            outputs = forward(self, *args, **kwargs)
+            unread = kwargs["attention_mask"].sum(1) == 0
+            outputs.hidden_states[-1][unread], outputs.logits[unread] = float("nan"), float("nan")
+            return outputs
+
+        inputs, alignment = tokens(), many_to_many()
+        expected = teacher_signal(teacher, alignment=alignment, **inputs)
+        inputs["attention_mask"][1], alignment[1] = 0, 0
+        monkeypatch.setattr(type(teacher), "forward", forward_with_nan)
+        monkeypatch.setattr("alad_hf.models.teacher.accepted_arguments", lambda _: {"input_ids", "attention_mask"})
+        signal = teacher_signal(teacher, alignment=alignment, **inputs)
+        assert not signal.states[1].any() and not signal.logits[1].any() and not signal.mask[1].any()
+        torch.testing.assert_close(signal.states[0], expected.states[0])
+
     def test_layers_and_half_precision(self) -> None:
         teacher = tiny_teacher().to(torch.bfloat16)
         signal = teacher_signal(teacher, layers=[1], alignment=many_to_many(), **tokens())

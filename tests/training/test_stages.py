@@ -11,15 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset
 from tiny import VOCABULARY, tiny_config, tiny_teacher, tiny_tokenizer
 from tiny_training import make_rows, step_logs, weights_of
 from transformers import AutoModel, AutoModelForQuestionAnswering, PreTrainedModel, Trainer
-from transformers.tokenization_python import PythonBackend
 
 from alad_hf import AlAdForQuestionAnswering, AlAdForTokenClassification
 from alad_hf.data import encode_text
-from alad_hf.data.token_labels import encode_tagged_words
 from alad_hf.training.stages import align, last_complete_checkpoint, published_arguments, train
 
 HERE = Path(__file__).resolve().parent
@@ -47,7 +44,9 @@ def make_model(frozen: bool = True, attached: bool = True) -> AlAdForTokenClassi
     return model
 
 
-def run_alignment(model: PreTrainedModel, folder: Path, resume: bool = False, **arguments: object) -> Trainer:
+def run_alignment(
+    model: PreTrainedModel, folder: Path, resume: bool = False, teacher: str | None = None, **arguments: object
+) -> Trainer:
     """Four steps of alignment with a checkpoint after each."""
     settings = {
         "max_steps": 4,
@@ -65,6 +64,7 @@ def run_alignment(model: PreTrainedModel, folder: Path, resume: bool = False, **
         TEXTS,
         tokenizer=tiny_tokenizer(),
         args=published_arguments("general_alignment", folder / "run", **{**settings, **arguments}),
+        teacher=teacher,
         cache_dir=folder / "states",
         resume=resume,
     )
@@ -100,54 +100,6 @@ class TestPublishedArguments:
             published_arguments("fine_tuning", tmp_path)
         with pytest.raises(TypeError, match="learning_rates"):
             published_arguments("joint", tmp_path, learning_rates=1)
-
-
-class TestEncodeText:
-    def test_strings_and_a_text_column(self) -> None:
-        tokenizer = tiny_tokenizer()
-        encoded = encode_text(iter(TEXTS), tokenizer, max_length=64)
-        assert encoded["input_ids"][:] == [tokenizer(text)["input_ids"] for text in TEXTS]
-        assert encoded.column_names == tokenizer.model_input_names
-        columns = Dataset.from_dict({"text": TEXTS, "label": list(range(len(TEXTS)))})
-        assert encode_text(columns, tokenizer, max_length=64)["input_ids"][:] == encoded["input_ids"][:]
-
-    @pytest.mark.parametrize("max_length", [3, 7, 12])
-    def test_long_text_loses_no_token(self, max_length: int) -> None:
-        tokenizer = tiny_tokenizer()
-        rows = encode_text(TEXTS, tokenizer, max_length=max_length)["input_ids"][:]
-        assert len(rows) > len(TEXTS)
-        assert all(len(row) <= max_length for row in rows)
-        start, end = tokenizer("")["input_ids"]
-        assert all(row[0] == start and row[-1] == end for row in rows)
-        whole = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in TEXTS]
-        assert [token for row in rows for token in row[1:-1]] == [token for ids in whole for token in ids]
-
-    def test_words(self) -> None:
-        words = Dataset.from_dict({"tokens": [text.split() for text in TEXTS], "tags": [[0]] * len(TEXTS)})
-        encoded = encode_text(words, tiny_tokenizer(), max_length=9)
-        expected = encode_tagged_words(words.remove_columns("tags"), tiny_tokenizer(), max_length=9)
-        assert encoded["input_ids"][:] == expected["input_ids"][:]
-        assert encoded.column_names == tiny_tokenizer().model_input_names
-
-    def test_encoded_rows_pass_without_their_labels(self) -> None:
-        rows = make_rows(teacher=False)
-        encoded = encode_text(rows, tiny_tokenizer(), max_length=64)
-        assert encoded.column_names == ["input_ids", "token_type_ids", "attention_mask"]
-        assert [ids.tolist() for ids in encoded["input_ids"]] == [ids.tolist() for ids in rows["input_ids"]]
-
-    def test_what_is_refused(self) -> None:
-        class SlowTokenizer(PythonBackend):
-            vocab_size = 0
-
-            def get_vocab(self) -> dict[str, int]:
-                return {}
-
-        with pytest.raises(ValueError, match=r"column text, tokens or input_ids; there is only \['sentence'\]"):
-            encode_text(Dataset.from_dict({"sentence": TEXTS}), tiny_tokenizer(), max_length=9)
-        with pytest.raises(TypeError, match=r"got the string 'new york'; pass \[text\]"):
-            encode_text("new york", tiny_tokenizer(), max_length=9)
-        with pytest.raises(ValueError, match=r"SlowTokenizer is a slow tokenizer.*drops what it cuts off"):
-            encode_text(TEXTS, SlowTokenizer(), max_length=9)
 
 
 class TestAlign:
@@ -216,15 +168,31 @@ class TestAlign:
                 **arguments,
             )
 
-        with pytest.raises(ValueError, match=r"needs a teacher: pass teacher=\.\.\., or call model\.attach_teacher"):
+        with pytest.raises(ValueError, match=r"needs a teacher: pass teacher=\.\.\., .*call model\.attach_teacher"):
             attempt()
         with pytest.raises(ValueError, match=r"no name to load its tokenizer from. Pass teacher_tokenizer="):
             attempt(teacher=tiny_teacher())
+
+    def test_a_teacher_with_another_tokenizer_says_the_same(self, tmp_path: Path) -> None:
+        """Two ids exchanged, in the teacher's tokenizer and in its embeddings, change nothing."""
         swapped = {**VOCABULARY, "york": VOCABULARY["new"], "new": VOCABULARY["york"]}
-        tiny_teacher().save_pretrained(tmp_path / "teacher")
+        other = tiny_teacher()
+        table = other.get_input_embeddings().weight.data
+        table[[VOCABULARY["york"], VOCABULARY["new"]]] = table[[VOCABULARY["new"], VOCABULARY["york"]]]
+        other.save_pretrained(tmp_path / "teacher")
         tiny_tokenizer(vocabulary=swapped).save_pretrained(tmp_path / "teacher")
-        with pytest.raises(ValueError, match="another vocabulary"):
-            attempt(teacher=str(tmp_path / "teacher"))
+        same = run_alignment(make_model(), tmp_path / "same")
+        model = make_model(attached=False)
+        trainer = run_alignment(model, tmp_path / "other", teacher=str(tmp_path / "teacher"))
+        for line, expected in zip(step_logs(trainer), step_logs(same), strict=True):
+            assert line == pytest.approx(expected, rel=1e-3)
+
+
+def test_lengths_are_read_once(tmp_path: Path) -> None:
+    """Of a lazy column the Trainer would read a row for every comparison of its sort."""
+    trainer = run_alignment(make_model(), tmp_path)
+    lengths = [len(row) for row in encode_text(TEXTS, tiny_tokenizer(), max_length=64)["input_ids"]]
+    assert trainer._get_train_sampler().lengths == lengths
 
 
 class TestInterruption:

@@ -1,0 +1,56 @@
+"""The teacher of a model: the one given, or the one attached, with its tokenizer."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..data.token_labels import longest_input
+from ..models.alad_construction import load_tokenizer
+from ..models.teacher import load_teacher
+
+
+class FoundTeacher(NamedTuple):
+    """A teacher and what text must be encoded by, for it to read."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def max_length(self) -> int | None:
+        """Tokens that fit into one input of the teacher; None where neither model nor tokenizer has a limit."""
+        try:
+            return longest_input(self.model.config, self.tokenizer)
+        except ValueError:
+            return None
+
+
+def find_teacher(
+    model: PreTrainedModel, teacher: str | PreTrainedModel | None, tokenizer: PreTrainedTokenizerBase | None
+) -> FoundTeacher:
+    """Find the teacher of an AlAd model.
+
+    Args:
+        model: The AlAd model. An attached teacher, and one that is loaded here, follow it to its device.
+        teacher: Folder, Hub id or model; by default the attached one.
+        tokenizer: The teacher's; by default that of the attached teacher, or loaded from the teacher's name.
+
+    Raises:
+        ValueError: There is no teacher, or no tokenizer of it.
+    """
+    attached: Any = getattr(model, "teacher", None)
+    if teacher is None and attached is None:
+        raise ValueError(
+            "Alignment needs a teacher: pass teacher=..., rows with teacher_states, or call "
+            "model.attach_teacher(...) first."
+        )
+    if teacher is None or teacher is attached:
+        known: Any = model.teacher_tokenizer
+        return FoundTeacher(attached.to(model.device), tokenizer or known)
+    name = teacher if isinstance(teacher, str) else teacher.name_or_path
+    tokenizer = tokenizer or load_tokenizer(name, "teacher_tokenizer")
+    if isinstance(teacher, str):
+        loaded: Any = load_teacher(teacher)
+        teacher = loaded.to(model.device)
+    return FoundTeacher(teacher, tokenizer)
