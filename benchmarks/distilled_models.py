@@ -64,6 +64,7 @@ class DistilledReader(BertForQuestionAnswering):
         for position, side in enumerate(sides):
             answers = (start_positions, end_positions)[position]
             if answers is not None:
+                answers = answers.masked_fill(answers < 0, -100)  # unlabelled rows
                 loss = loss + functional.cross_entropy(side, answers, reduction="sum") / 2
             if teacher_logits is not None:
                 target = teacher_logits[..., position].float().masked_fill(padding, lowest)

@@ -145,13 +145,21 @@ class AnsweringTask:
         self, tokenizer: PreTrainedTokenizerBase, teacher_tokenizer: PreTrainedTokenizerBase | None = None
     ) -> Dataset:
         """Questions beside other paragraphs, without answers."""
-        rows = self._encode(self.pairs, tokenizer, teacher_tokenizer)
-        return rows.remove_columns(["start_positions", "end_positions"])
+        rows = self._encode(self.pairs, tokenizer, teacher_tokenizer, for_training=False)
+        return encode_text(rows, tokenizer, max_length=MAX_LENGTH, teacher_tokenizer=teacher_tokenizer)
 
     def _encode(
-        self, data: Dataset, tokenizer: PreTrainedTokenizerBase, teacher_tokenizer: PreTrainedTokenizerBase | None
+        self,
+        data: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        teacher_tokenizer: PreTrainedTokenizerBase | None,
+        for_training: bool = True,
     ) -> Dataset:
-        arguments = {"tokenizer": tokenizer, "for_training": True, "teacher_tokenizer": teacher_tokenizer}
+        arguments = {
+            "tokenizer": tokenizer,
+            "for_training": for_training,
+            "teacher_tokenizer": teacher_tokenizer,
+        }
         return data.map(
             question_answering_features, batched=True, remove_columns=data.column_names, fn_kwargs=arguments
         )

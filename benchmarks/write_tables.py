@@ -16,57 +16,70 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 
 ARM_NAMES = {
-    "teacher": "teacher: MiniLM-L6, fine-tuned",
-    "plain": "plain student: its first 2 layers, fine-tuned",
-    "frozen_linear": "frozen student, linear head",
-    "frozen_adapter": "frozen student, same adapter, no alignment",
+    "teacher": "teacher: {teacher}, fine-tuned",
+    "plain": "plain student: {student}, fine-tuned",
+    "distilled": "student, logits distillation",
+    "lora": "student, LoRA",
+    "adapter_only": "frozen student, same adapter, no alignment",
+    "plug_and_play_unlabelled": "**AlAd plug-and-play**, no label seen",
     "plug_and_play": "**AlAd plug-and-play** (student frozen)",
-    "plug_and_play_mlp": "AlAd plug-and-play, published adapter form",
     "joint": "**AlAd joint**",
-    "joint_mlp": "AlAd joint, published adapter form",
+}
+PAIR_NAMES = {
+    "minilm": {"teacher": "MiniLM-L6", "student": "its first 2 layers"},
+    "mpnet": {"teacher": "all-mpnet-base-v2", "student": "MiniLM-L6"},
+}
+TASK_NAMES = {
+    "wnut17": "WNUT-17, F1",
+    "ncbi_disease": "NCBI-disease, F1",
+    "ewt_pos": "UD-EWT POS, accuracy",
+    "qa": "XQuAD, F1",
 }
 
 
 def spread(values: list[float]) -> str:
-    """Mean and standard deviation in points."""
-    mean = 100 * statistics.mean(values)
-    return f"{mean:.1f} ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else f"{mean:.1f}"
+    """Mean and standard deviation."""
+    mean = statistics.mean(values)
+    return f"{mean:.1f} ± {statistics.stdev(values):.1f}" if len(values) > 1 else f"{mean:.1f}"
 
 
-def wnut17() -> str:
-    """Scores of every arm."""
-    results = json.loads((RESULTS / "wnut17.json").read_text())
-    runs = results["runs"]
-    test = {arm: [run["test"]["f1"] for run in seeds.values()] for arm, seeds in runs.items()}
-    mean = {arm: statistics.mean(values) for arm, values in test.items()}
+def recovery() -> str:
+    """Test scores of every arm on every task, and how much of the gap it recovers."""
+    results = json.loads((RESULTS / "recovery.json").read_text())
+    return "\n\n".join(recovery_of_pair(pair, tasks) for pair, tasks in results["runs"].items())
+
+
+def recovery_of_pair(pair: str, tasks: dict) -> str:
+    """One table, and the budget below it."""
+
+    def scores(task: str, arm: str) -> list[float]:
+        runs = tasks[task]["arms"].get(arm, {})
+        return [run["test"][tasks[task]["metric"]] for run in runs.values()]
+
+    def cell(task: str, arm: str) -> str:
+        values = scores(task, arm)
+        if not values:
+            return ""
+        if arm in ("teacher", "plain"):
+            return spread(values)
+        plain, teacher = (statistics.mean(scores(task, other)) for other in ("plain", "teacher"))
+        return f"{spread(values)} ({100 * (statistics.mean(values) - plain) / (teacher - plain):.0f} %)"
+
     lines = [
-        "| arm | trained parameters | F1 dev | F1 test | F1 test before any label | gap recovered |",
-        "|---|---:|---:|---:|---:|---:|",
+        f"| arm | trained parameters | {' | '.join(TASK_NAMES[task] for task in tasks)} |",
+        f"|---|---:|{'---:|' * len(tasks)}",
     ]
     for arm, name in ARM_NAMES.items():
-        if arm not in runs:
-            continue
-        seeds = list(runs[arm].values())
-        unlabelled = [run["test_without_labels"] for run in seeds if "test_without_labels" in run]
-        gap = (mean[arm] - mean["plain"]) / (mean["teacher"] - mean["plain"])
-        lines.append(
-            f"| {name} | {seeds[0]['trainable'] / 1e6:.2f} M | {spread([run['validation']['f1'] for run in seeds])} | "
-            f"{spread(test[arm])} | {spread(unlabelled) if unlabelled else ''} | "
-            f"{'' if arm in ('teacher', 'plain') else f'{100 * gap:.0f} %'} |"
-        )
-    steps = results["steps"]
-    student = runs["joint"][next(iter(runs["joint"]))]["parameters_by_part"]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"{len(test['plain'])} seeds, mean ± standard deviation. Every student arm takes "
-            f"{steps['text'] + steps['task']} optimiser steps of {results['settings']['batch_size']} sentences; AlAd "
-            f"spends {steps['text']} of them on unlabelled text. The student has {student['student'] / 1e6:.1f} M "
-            f"parameters, the default adapter {student['adapter'] / 1e6:.2f} M "
-            f"({100 * student['adapter'] / student['student']:.1f} %).",
-        ]
+        runs = [run for task in tasks.values() for run in task["arms"].get(arm, {}).values()]
+        if runs:
+            cells = " | ".join(cell(task, arm) for task in tasks)
+            lines.append(f"| {name.format(**PAIR_NAMES[pair])} | {runs[0]['trainable'] / 1e6:.2f} M | {cells} |")
+    budgets = "; ".join(
+        f"{TASK_NAMES[name].split(',')[0]}: {len(task['arms']['joint'])} seeds, {task['steps']} steps of "
+        f"{task['batch_size']} rows"
+        for name, task in tasks.items()
     )
+    return "\n".join([*lines, "", f"{budgets}."])
 
 
 def speed() -> str:
@@ -101,7 +114,7 @@ def main() -> None:
     """Replace every table whose results file is there."""
     path = ROOT / "README.md"
     text = path.read_text(encoding="utf-8")
-    for name, table in (("wnut17", wnut17), ("speed", speed)):
+    for name, table in (("recovery", recovery), ("speed", speed)):
         if not (RESULTS / f"{name}.json").exists():
             print(f"no results/{name}.json: its table is left as it is")
             continue

@@ -27,7 +27,7 @@ def test_compares_saves_and_tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     teacher, plain, frozen, joint = result.rows
     assert plain.parameters < teacher.parameters
     assert plain.parameters < joint.parameters == frozen.parameters
-    assert frozen.trained_parameters < joint.trained_parameters == joint.parameters
+    assert frozen.trained_parameters < joint.trained_parameters < joint.parameters  # all but the token embeddings
     assert joint.stored_megabytes == pytest.approx(joint.parameters * 4 / 1e6, rel=0.05)
     assert all(row.sentences_per_second > 0 for row in result.rows)
 

@@ -42,15 +42,15 @@ def find_teacher(
     attached: Any = getattr(model, "teacher", None)
     if teacher is None and attached is None:
         raise ValueError(
-            "Alignment needs a teacher: pass teacher=..., rows with teacher_states, or call "
-            "model.attach_teacher(...) first."
+            "Alignment needs a teacher: pass teacher=..., or call model.attach_teacher(...) first. Only fit_adapter "
+            "also takes rows with teacher_states."
         )
     if teacher is None or teacher is attached:
         known: Any = model.teacher_tokenizer
         return FoundTeacher(attached.to(model.device), tokenizer or known)
     name = teacher if isinstance(teacher, str) else teacher.name_or_path
     tokenizer = tokenizer or load_tokenizer(name, "teacher_tokenizer")
-    if isinstance(teacher, str):
-        loaded: Any = load_teacher(teacher)
-        teacher = loaded.to(model.device)
-    return FoundTeacher(teacher, tokenizer)
+    if not isinstance(teacher, str):
+        return FoundTeacher(teacher, tokenizer)
+    loaded: Any = load_teacher(teacher)
+    return FoundTeacher(loaded.to(model.device), tokenizer)

@@ -81,7 +81,8 @@ class DataCollatorForAlignment:
         """The teacher's tokens padded to their own length, and the triples of each row's alignment as a matrix."""
         ids = [torch.as_tensor(row["teacher_input_ids"], dtype=torch.long) for row in rows]
         multiple = self.pad_to_multiple_of or 1
-        length = -(-max(len(row) for row in ids) // multiple) * multiple
+        # At least one, masked: models cannot read rows of no width, such as an empty text without special tokens.
+        length = -(-max(1, *(len(row) for row in ids)) // multiple) * multiple
         at_left = [0] * len(rows)
         alignment = torch.zeros(len(rows), tokens, length)
         for row, start in enumerate(starts):

@@ -182,7 +182,8 @@ def train_and_save(
         The trained model, in eval mode.
     """
     output_dir = Path(output_dir)
-    training, epochs = rows["train"], budget.epochs
+    label_epochs: int = budget.epochs
+    training, epochs = rows["train"], label_epochs
     if parts.teacher is None:
         model = _with_stock_head(task, parts.encoder)
     else:
@@ -208,7 +209,7 @@ def train_and_save(
             training, epochs = mix_rows(training, text, epochs=epochs, unlabelled_epochs=budget.alignment_epochs), 1
     # Writing a checkpoint takes longer than an epoch over a small set: a few evenly spaced ones, the last at the end.
     steps = epochs * math.ceil(len(training) / budget.batch_size)
-    interval = math.ceil(steps / min(budget.epochs, MOST_EVALUATIONS))
+    interval = math.ceil(steps / min(label_epochs, MOST_EVALUATIONS))
     trainer = train(
         model,
         training,

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from alad_hf import AlAdForTokenClassification, AlAdModel
+from alad_hf.evaluation.efficiency import count_parameters, stored_bytes
 from alad_hf.training.stages import align, published_arguments
 
 quantization = pytest.importorskip(
@@ -117,6 +118,13 @@ class TestOverAQuantizedStudent:
             rows, columns = model.get_parameter(name).shape
             saved += 3 * rows * columns - 5 * rows  # one byte for four; a step in float and a zero point for each row
         assert tensor_bytes(tmp_path / "float-alad") - tensor_bytes(tmp_path / "int8") == saved > 0
+
+    def test_its_bytes_are_counted_as_stored(self, folder: Path, tmp_path: Path) -> None:
+        model = alad(quantized(folder))
+        model.save_pretrained(tmp_path / "out")
+        header = 8 + int.from_bytes((tmp_path / "out" / "model.safetensors").read_bytes()[:8], "little")
+        assert stored_bytes(model) == (tmp_path / "out" / "model.safetensors").stat().st_size - header
+        assert count_parameters(model) == count_parameters(alad(str(folder)))
 
     def test_says_so_at_the_top_of_its_configuration(self, folder: Path, tmp_path: Path) -> None:
         alad(quantized(folder)).save_pretrained(tmp_path)

@@ -26,6 +26,7 @@ from transformers import (
     T5Config,
 )
 
+from alad_hf.data import DataCollatorForAlignment
 from alad_hf.models.teacher import (
     TeacherSignal,
     check_same_tokenization,
@@ -280,6 +281,26 @@ class TestAlignment:
         signal = teacher_signal(teacher, alignment=alignment, **inputs)
         assert not signal.states[1].any() and not signal.logits[1].any() and not signal.mask[1].any()
         torch.testing.assert_close(signal.states[0], expected.states[0])
+
+    @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+    @pytest.mark.parametrize("others", [[], [[5, 6, 7]]], ids=["all empty", "one with tokens"])
+    def test_rows_of_a_tokenizer_without_special_tokens(self, implementation: str, others: list[list[int]]) -> None:
+        """Such a tokenizer makes no token of an empty text."""
+        rows = [
+            {"input_ids": [2, 3], "teacher_input_ids": ids, "teacher_alignment": [[0, 0, 1.0]] if ids else []}
+            for ids in [[], *others]
+        ]
+        batch = DataCollatorForAlignment(tiny_tokenizer())(rows)
+        teacher = AutoModelForTokenClassification.from_config(tiny_config(), attn_implementation=implementation)
+        signal = teacher_signal(
+            teacher,
+            alignment=batch["teacher_alignment"],
+            input_ids=batch["teacher_input_ids"],
+            attention_mask=batch["teacher_attention_mask"],
+        )
+        assert signal.states.shape == (len(rows), 2, 16)
+        assert not signal.states[0].any() and not signal.logits[0].any() and not signal.mask[0].any()
+        assert all(row.isfinite().all() and row[0].any() for row in signal.states[1:])
 
     def test_layers_and_half_precision(self) -> None:
         teacher = tiny_teacher().to(torch.bfloat16)

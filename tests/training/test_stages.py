@@ -187,6 +187,16 @@ class TestAlign:
         for line, expected in zip(step_logs(trainer), step_logs(same), strict=True):
             assert line == pytest.approx(expected, rel=1e-3)
 
+    def test_no_row_is_longer_than_the_teacher_can_read(self, tmp_path: Path) -> None:
+        """Its tokenizer states more tokens than the model has positions."""
+        teacher = AutoModel.from_config(tiny_config(hidden_size=32, max_position_embeddings=6))
+        teacher.save_pretrained(tmp_path / "teacher")
+        tiny_tokenizer(vocabulary={token: index for index, token in enumerate(reversed(VOCABULARY))}).save_pretrained(
+            tmp_path / "teacher"
+        )
+        with pytest.raises(ValueError, match="are too long for the teacher"):
+            run_alignment(make_model(attached=False), tmp_path, teacher=str(tmp_path / "teacher"))
+
 
 def test_lengths_are_read_once(tmp_path: Path) -> None:
     """Of a lazy column the Trainer would read a row for every comparison of its sort."""
