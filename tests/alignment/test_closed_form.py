@@ -71,14 +71,15 @@ def rows_of(batches: list[Batch], window_size: int = 3) -> tuple[np.ndarray, np.
             window = np.zeros((window_size, STUDENT))
             for offset in range(-radius, radius + 1):
                 if 0 <= token + offset < states.shape[1]:
-                    window[offset + radius] = states[row, token + offset]
+                    window[offset + radius] = states[row, token + offset].numpy()
             windows.append(window.ravel())
             targets.append(batch_targets[row, token].numpy())
     return np.stack(windows), np.stack(targets)
 
 
 def close(one: torch.Tensor | np.ndarray, other: torch.Tensor | np.ndarray, tolerance: float = 1e-9) -> None:
-    np.testing.assert_allclose(np.asarray(one), np.asarray(other), atol=tolerance, rtol=0)
+    one, other = (torch.as_tensor(value) for value in (one, other))
+    torch.testing.assert_close(one, other, atol=tolerance, rtol=0, check_dtype=False)
 
 
 def same_moments(one: AlignmentMoments, other: AlignmentMoments) -> None:
