@@ -23,7 +23,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.collators import DataCollatorForAlignment
 from ..data.token_alignment import TEACHER_COLUMNS
-from ..data.token_labels import longest_input
 from ..data.unlabelled_text import encode_text
 from ..models.alignment_adapter import (
     AdapterLinear,
@@ -524,7 +523,7 @@ class _Text:
         rows = encode_text(
             texts,
             tokenizer,
-            max_length=longest_input(model.config, tokenizer),
+            max_length=found.longest_row(model.config, tokenizer),
             teacher_tokenizer=found.tokenizer,
             teacher_max_length=found.max_length,
         )

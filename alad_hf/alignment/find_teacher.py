@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.token_labels import longest_input
 from ..models.alad_construction import load_tokenizer
-from ..models.teacher import load_teacher
+from ..models.teacher import load_teacher, tokenizes_alike
 
 
 class FoundTeacher(NamedTuple):
@@ -24,6 +24,18 @@ class FoundTeacher(NamedTuple):
             return longest_input(self.model.config, self.tokenizer)
         except ValueError:
             return None
+
+    def longest_row(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+        """Tokens of one row that fit into the student and, where it reads the same tokens, into the teacher.
+
+        Args:
+            config: The student's.
+            tokenizer: The student's.
+        """
+        limit = longest_input(config, tokenizer)
+        if self.max_length is not None and tokenizes_alike(tokenizer, self.tokenizer):
+            limit = min(limit, self.max_length)
+        return limit
 
 
 def find_teacher(

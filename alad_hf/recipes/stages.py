@@ -65,13 +65,19 @@ class Parts:
 
     @property
     def max_length(self) -> int:
-        """Tokens that fit into one input of the encoder."""
-        return longest_input(self.encoder.config, self.tokenizer)
+        """Tokens that fit into one input of the encoder and, where it reads the same tokens, of the teacher."""
+        if self.teacher is None:
+            return longest_input(self.encoder.config, self.tokenizer)
+        return self._found.longest_row(self.encoder.config, self.tokenizer)
 
     @property
     def teacher_max_length(self) -> int | None:
         """Tokens that fit into one input of the teacher, if there is one and it has a limit."""
-        return FoundTeacher(self.teacher, self.teacher_tokenizer).max_length if self.teacher is not None else None
+        return self._found.max_length if self.teacher is not None else None
+
+    @property
+    def _found(self) -> FoundTeacher:
+        return FoundTeacher(self.teacher, self.teacher_tokenizer)
 
     def with_teacher_states(self, rows: Dataset, layers: list[int] | None) -> Dataset:
         """Rows with the teacher's cached signal."""

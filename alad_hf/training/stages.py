@@ -33,7 +33,6 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from ..alignment.find_teacher import find_teacher
 from ..alignment.teacher_cache import cache_teacher_states
 from ..data.collators import LENGTH_COLUMN, DataCollatorForAlignment
-from ..data.token_labels import longest_input
 from ..data.unlabelled_text import encode_text
 from ..models.teacher import accepted_arguments
 from .loss_logging import LossTermsCallback
@@ -122,7 +121,7 @@ def align(
             is False.
     """
     found = find_teacher(model, teacher, teacher_tokenizer)
-    max_length = longest_input(model.config, tokenizer)
+    max_length = found.longest_row(model.config, tokenizer)
 
     def prepare(text: Iterable[str] | Dataset) -> Dataset:
         rows = encode_text(

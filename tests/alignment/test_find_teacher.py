@@ -52,3 +52,16 @@ def test_longest_input() -> None:
     assert FoundTeacher(tiny_teacher(), tokenizer).max_length == 64
     unlimited = AutoModel.from_config(XLNetConfig(vocab_size=99, d_model=16, n_layer=1, n_head=2, d_inner=16))
     assert FoundTeacher(unlimited, tokenizer).max_length is None
+
+
+def test_a_row_fits_into_a_teacher_that_reads_the_same_tokens() -> None:
+    short = tiny_tokenizer()
+    short.model_max_length = 16
+    config = tiny_config()
+    assert FoundTeacher(tiny_teacher(), short).longest_row(config, tiny_tokenizer()) == 16
+    assert FoundTeacher(tiny_teacher(), tiny_tokenizer()).longest_row(config, short) == 16
+    # One with other tokens reads its own row, whose length is its own.
+    vocabulary = {token: index for index, token in enumerate(reversed(short.get_vocab()))}
+    other = tiny_tokenizer(vocabulary=vocabulary)
+    other.model_max_length = 16
+    assert FoundTeacher(tiny_teacher(), other).longest_row(config, tiny_tokenizer()) == 64
