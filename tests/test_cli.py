@@ -34,7 +34,7 @@ def alad_hf(*arguments: str, stdin: str = "", **environment: str) -> subprocess.
 TORCHAO_IMPORT = re.compile(
     r"Failed to load \S+/torchao/\S+\.so: "
     r"|Skipping import of cpp extensions due to incompatible torch version"
-    r"|W\d+ .* torch/utils/_pytree\.py:\d+\] <enum '\w+'> is an Enum subclass "
+    r"|W\d+ .*\btorch/utils/_pytree\.py:\d+\] <enum '\w+'> is an Enum subclass "
 )
 
 
