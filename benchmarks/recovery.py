@@ -16,7 +16,6 @@ import copy
 import json
 import logging
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -257,7 +256,6 @@ class Experiment:
         if arm == "teacher":
             self.teacher()
             return json.loads((self.work / "teacher" / "dev.json").read_text())
-        started = time.time()
         set_seed(seed)
         model = self.build(arm)
         result = self.fit(model, self.training_rows(arm), seed=seed, learning_rate=LEARNING_RATES[arm])
@@ -266,7 +264,6 @@ class Experiment:
             "test": self.score(model, "test"),
             "parameters": count_parameters(model),
             "trainable": count_parameters(model, trainable_only=True),
-            "seconds": round(time.time() - started),
         }
 
 

@@ -23,7 +23,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.collators import DataCollatorForAlignment
 from ..data.token_alignment import TEACHER_COLUMNS
-from ..data.unlabelled_text import encode_text
 from ..models.alignment_adapter import (
     AdapterLinear,
     LightAdapter,
@@ -33,7 +32,6 @@ from ..models.alignment_adapter import (
 )
 from ..models.teacher import teacher_signal
 from .find_teacher import find_teacher
-from .teacher_cache import cache_teacher_states
 
 SMALLEST_PIVOT = 1e-12
 """A feature of which the others leave no larger share unexplained counts as their linear combination."""
@@ -333,8 +331,8 @@ def fit_adapter(
         teacher: By default the attached one, which follows the model to its device. It reads the text beside the
             student, nothing is stored.
         teacher_tokenizer: The teacher's tokenizer; by default that of the attached teacher, or loaded from its name.
-        regularisation: Penalty on the weights as a share of the features' mean variance; see `ridge`. The default
-            hardly shows in the error on the text itself; with little text (10,000 tokens), 0.1 generalises better.
+        regularisation: Penalty on the weights as a share of the features' mean variance; see `ridge`. The less text
+            there is, the larger it should be.
         metric: Only for linear adapters with an `adapter_size`: what their rank is spent on; see `reduced_rank`.
         batch_size: Rows, of similar length, in one forward pass.
         cache_dir: Keep the teacher's states here, as `align` does, which then finds them.
@@ -520,22 +518,9 @@ class _Text:
                 )
             return cls(model, texts, tokenizer, None, batch_size)
         found = find_teacher(model, teacher, teacher_tokenizer)
-        rows = encode_text(
-            texts,
-            tokenizer,
-            max_length=found.longest_row(model.config, tokenizer),
-            teacher_tokenizer=found.tokenizer,
-            teacher_max_length=found.max_length,
-        )
+        rows = found.encode(texts, model.config, tokenizer)
         if cache_dir is not None:
-            rows = cache_teacher_states(
-                rows,
-                found.model,
-                tokenizer=tokenizer,
-                teacher_tokenizer=found.tokenizer,
-                layers=model.config.teacher_layers,
-                cache_dir=cache_dir,
-            )
+            rows = found.with_states(rows, tokenizer, model.config.teacher_layers, cache_dir)
         return cls(model, rows, tokenizer, found.model, batch_size)
 
     def read(self, features: Callable[[torch.Tensor], torch.Tensor]) -> tuple[AlignmentMoments, float]:

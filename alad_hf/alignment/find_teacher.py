@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.token_labels import longest_input
+from ..data.unlabelled_text import encode_text
 from ..models.alad_construction import load_tokenizer
 from ..models.teacher import load_teacher, tokenizes_alike
+from .teacher_cache import cache_teacher_states
 
 
 class FoundTeacher(NamedTuple):
@@ -36,6 +41,35 @@ class FoundTeacher(NamedTuple):
         if self.max_length is not None and tokenizes_alike(tokenizer, self.tokenizer):
             limit = min(limit, self.max_length)
         return limit
+
+    def encode(
+        self, texts: Iterable[str] | Dataset, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase
+    ) -> Dataset:
+        """Tokenize text for a student and this teacher; see `encode_text`."""
+        return encode_text(
+            texts,
+            tokenizer,
+            max_length=self.longest_row(config, tokenizer),
+            teacher_tokenizer=self.tokenizer,
+            teacher_max_length=self.max_length,
+        )
+
+    def with_states(
+        self,
+        rows: Dataset,
+        tokenizer: PreTrainedTokenizerBase,
+        layers: Sequence[int] | None,
+        cache_dir: str | os.PathLike | None = None,
+    ) -> Dataset:
+        """Rows with this teacher's cached signal; see `cache_teacher_states`."""
+        return cache_teacher_states(
+            rows,
+            self.model,
+            tokenizer=tokenizer,
+            teacher_tokenizer=self.tokenizer,
+            layers=layers,
+            cache_dir=cache_dir,
+        )
 
 
 def find_teacher(

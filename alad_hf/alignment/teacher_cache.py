@@ -21,6 +21,7 @@ from datasets.config import HF_DATASETS_CACHE
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.token_alignment import TEACHER_COLUMNS
 from ..models.teacher import accepted_arguments, load_teacher, teacher_signal, tokenizes_alike
 from .ragged_rows import RaggedRows, list_lengths
 from .shard_files import fill_shards, is_whole, open_shard, write_shard
@@ -34,7 +35,6 @@ TOKENS_PER_SHARD = 2**17
 """Tokens of one cache file at most: 200 MB of float16 states of width 768, which are in memory at once."""
 
 _SIGNAL_COLUMNS = ("teacher_states", "teacher_logits", "teacher_mask")
-_OWN_TOKEN_COLUMNS = ("teacher_input_ids", "teacher_token_type_ids", "teacher_alignment")
 _OFFSET_BYTES = 4  # of Arrow, for each token of a column of vectors
 _REMEDY = 'Take another folder (cache_dir=...), fewer rows, dtype="float16", or an attached teacher (no cache).'
 
@@ -92,7 +92,7 @@ def cache_teacher_states(
         # A shuffled or filtered dataset is put in order before it gets the large columns, and as Arrow: datasets would
         # copy these columns too, and every value as a Python object.
         rows = rows.with_format("arrow").flatten_indices().with_format(None)
-    known = _OWN_TOKEN_COLUMNS if aligned else tokenizer.model_input_names
+    known = TEACHER_COLUMNS if aligned else tokenizer.model_input_names
     known = [name for name in known if name in rows.column_names]
     reader = _Reader(teacher, known, layers, dtype, tokens_per_batch)
     inputs = rows.select_columns(list(dict.fromkeys(["input_ids", *known]))).with_format("arrow")

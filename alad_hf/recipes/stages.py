@@ -23,11 +23,9 @@ from transformers import (
 )
 
 from ..alignment.find_teacher import FoundTeacher
-from ..alignment.teacher_cache import cache_teacher_states
 from ..compression.truncation import truncate_layers
 from ..data.mixing import mix_rows
 from ..data.token_labels import longest_input
-from ..data.unlabelled_text import encode_text
 from ..hub.model_card import Task as CardTask
 from ..hub.model_card import write_model_card
 from ..models.alad_construction import load_tokenizer
@@ -79,11 +77,13 @@ class Parts:
     def _found(self) -> FoundTeacher:
         return FoundTeacher(self.teacher, self.teacher_tokenizer)
 
+    def encode(self, texts: Iterable[str] | Dataset) -> Dataset:
+        """Tokenize unlabelled text for the student and the teacher."""
+        return self._found.encode(texts, self.encoder.config, self.tokenizer)
+
     def with_teacher_states(self, rows: Dataset, layers: list[int] | None) -> Dataset:
         """Rows with the teacher's cached signal."""
-        return cache_teacher_states(
-            rows, self.teacher, tokenizer=self.tokenizer, teacher_tokenizer=self.teacher_tokenizer, layers=layers
-        )
+        return self._found.with_states(rows, self.tokenizer, layers)
 
     def mode(self, freeze_student: bool) -> Mode:
         """How the model is trained."""
@@ -204,14 +204,7 @@ def train_and_save(
         model.detach_teacher()
         training = parts.with_teacher_states(training, model.config.teacher_layers)
         if budget.alignment_epochs:
-            text = encode_text(
-                unlabelled,
-                parts.tokenizer,
-                max_length=parts.max_length,
-                teacher_tokenizer=parts.teacher_tokenizer,
-                teacher_max_length=parts.teacher_max_length,
-            )
-            text = parts.with_teacher_states(text, model.config.teacher_layers)
+            text = parts.with_teacher_states(parts.encode(unlabelled), model.config.teacher_layers)
             training, epochs = mix_rows(training, text, epochs=epochs, unlabelled_epochs=budget.alignment_epochs), 1
     # Writing a checkpoint takes longer than an epoch over a small set: a few evenly spaced ones, the last at the end.
     steps = epochs * math.ceil(len(training) / budget.batch_size)

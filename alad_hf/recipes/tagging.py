@@ -79,7 +79,7 @@ def train_tagger(
 
     Example:
         >>> train_tagger("student", data, "out", teacher="tagger", freeze_student=True).scores  # doctest: +SKIP
-        {'f1': 0.41, ...}
+        {'f1': ..., 'precision': ...}
     """
     budget = budget or Budget()
     parts = load_parts(

@@ -31,9 +31,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..alignment.find_teacher import find_teacher
-from ..alignment.teacher_cache import cache_teacher_states
 from ..data.collators import LENGTH_COLUMN, DataCollatorForAlignment
-from ..data.unlabelled_text import encode_text
 from ..models.teacher import accepted_arguments
 from .loss_logging import LossTermsCallback
 
@@ -121,24 +119,10 @@ def align(
             is False.
     """
     found = find_teacher(model, teacher, teacher_tokenizer)
-    max_length = found.longest_row(model.config, tokenizer)
 
     def prepare(text: Iterable[str] | Dataset) -> Dataset:
-        rows = encode_text(
-            text,
-            tokenizer,
-            max_length=max_length,
-            teacher_tokenizer=found.tokenizer,
-            teacher_max_length=found.max_length,
-        )
-        return cache_teacher_states(
-            rows,
-            found.model,
-            tokenizer=tokenizer,
-            teacher_tokenizer=found.tokenizer,
-            layers=model.config.teacher_layers,
-            cache_dir=cache_dir,
-        )
+        rows = found.encode(text, model.config, tokenizer)
+        return found.with_states(rows, tokenizer, model.config.teacher_layers, cache_dir)
 
     return train(
         model,

@@ -29,7 +29,6 @@ from transformers import (
 from alad_hf.data import DataCollatorForAlignment
 from alad_hf.models.teacher import (
     TeacherSignal,
-    check_same_tokenization,
     linear_head,
     load_teacher,
     state_width,
@@ -365,20 +364,13 @@ class TestTokenizersAlike:
         vocabulary["york"], vocabulary["new"] = vocabulary["new"], vocabulary["york"]
         other = tiny_tokenizer(vocabulary=vocabulary)
         assert not tokenizes_alike(tiny_tokenizer(), other)
-        with pytest.raises(
-            ValueError, match=r"another vocabulary.*\('new', .*share one tokenizer.*teacher_tokenizer="
-        ):
-            check_same_tokenization(tiny_tokenizer(), other)
 
     def test_another_behaviour(self) -> None:
         other = tiny_tokenizer(lowercase=False)
         assert not tokenizes_alike(tiny_tokenizer(), other)
-        with pytest.raises(ValueError, match=r"but splits .The quick brown fox.*'\[UNK\]'"):
-            check_same_tokenization(tiny_tokenizer(), other)
 
     def test_the_same(self) -> None:
         assert tokenizes_alike(tiny_tokenizer(), tiny_tokenizer())
-        check_same_tokenization(tiny_tokenizer(), tiny_tokenizer())
 
 
 def test_arguments_that_the_teacher_does_not_take_are_left_out() -> None:
