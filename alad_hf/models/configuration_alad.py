@@ -9,6 +9,8 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
+from .own_encoders import build_configuration
+
 # Width of the adapter's inner layer when the user names none. 1280 is the published one (arXiv 2602.14635, authors'
 # code); 64 keeps the light form under a fifth of the published form's parameters from 128 to 1024 wide students. The
 # linear form has an inner layer, which limits its rank, only where one is asked for.
@@ -88,13 +90,7 @@ class AlAdConfig(PreTrainedConfig):
         elif isinstance(self.text_config, dict):
             fields = copy.deepcopy(self.text_config)
             model_type = fields.pop("model_type", "bert")
-            try:
-                self.text_config = AutoConfig.for_model(model_type, **fields)
-            except ValueError as error:
-                raise ValueError(
-                    f"text_config has model_type={model_type!r}, which this version of transformers does not know. "
-                    "Import the package that registers it, or upgrade transformers."
-                ) from error
+            self.text_config = build_configuration(model_type, **fields)
         if self.hidden_size is None:
             self.hidden_size = self.text_config.hidden_size
         if self.adapter_size is None:

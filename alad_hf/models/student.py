@@ -12,12 +12,14 @@ from typing import Any
 from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
+from .own_encoders import own_encoders
 from .quantized_student import asking_for_torchao
 
 
 def build_student(config: PreTrainedConfig) -> PreTrainedModel:
     """Build the encoder that `config` describes, with random weights."""
-    return AutoModel.from_config(config, **_without_pooler(config))
+    own = own_encoders().get(config.model_type)
+    return own(config) if own else AutoModel.from_config(config, **_without_pooler(config))
 
 
 def load_student(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
