@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
-from transformers import AutoConfig, AutoModel, AutoModelForQuestionAnswering, AutoModelForTokenClassification
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+)
 
 from .models.alignment_adapter import AlignmentAdapter
 from .models.configuration_alad import AlAdConfig
+from .models.configuration_compressed_encoder import CompressedEncoderConfig
+from .models.configuration_minialbert import MiniAlbertConfig
 from .models.modeling_alad import AlAdForQuestionAnswering, AlAdForTokenClassification, AlAdModel
+from .models.modeling_compressed_encoder import (
+    CompressedEncoderForQuestionAnswering,
+    CompressedEncoderForTokenClassification,
+    CompressedEncoderModel,
+)
+from .models.modeling_minialbert import (
+    MiniAlbertForMaskedLM,
+    MiniAlbertForQuestionAnswering,
+    MiniAlbertForSequenceClassification,
+    MiniAlbertForTokenClassification,
+    MiniAlbertModel,
+)
 
 AutoConfig.register("alad", AlAdConfig)
 AutoModel.register(AlAdConfig, AlAdModel)
 AutoModelForTokenClassification.register(AlAdConfig, AlAdForTokenClassification)
 AutoModelForQuestionAnswering.register(AlAdConfig, AlAdForQuestionAnswering)
+
+AutoConfig.register("compressed_encoder", CompressedEncoderConfig)
+AutoModel.register(CompressedEncoderConfig, CompressedEncoderModel)
+AutoModelForTokenClassification.register(CompressedEncoderConfig, CompressedEncoderForTokenClassification)
+AutoModelForQuestionAnswering.register(CompressedEncoderConfig, CompressedEncoderForQuestionAnswering)
+
+AutoConfig.register("minialbert", MiniAlbertConfig)
+AutoModel.register(MiniAlbertConfig, MiniAlbertModel)
+AutoModelForMaskedLM.register(MiniAlbertConfig, MiniAlbertForMaskedLM)
+AutoModelForSequenceClassification.register(MiniAlbertConfig, MiniAlbertForSequenceClassification)
+AutoModelForTokenClassification.register(MiniAlbertConfig, MiniAlbertForTokenClassification)
+AutoModelForQuestionAnswering.register(MiniAlbertConfig, MiniAlbertForQuestionAnswering)
 
 # save_pretrained writes the modelling code beside the weights, so that a checkpoint is complete by itself.
 AlAdConfig.register_for_auto_class()
@@ -19,10 +52,32 @@ AlAdModel.register_for_auto_class("AutoModel")
 AlAdForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
 AlAdForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")
 
+CompressedEncoderConfig.register_for_auto_class()
+CompressedEncoderModel.register_for_auto_class("AutoModel")
+CompressedEncoderForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
+CompressedEncoderForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")
+
+MiniAlbertConfig.register_for_auto_class()
+MiniAlbertModel.register_for_auto_class("AutoModel")
+MiniAlbertForMaskedLM.register_for_auto_class("AutoModelForMaskedLM")
+MiniAlbertForSequenceClassification.register_for_auto_class("AutoModelForSequenceClassification")
+MiniAlbertForTokenClassification.register_for_auto_class("AutoModelForTokenClassification")
+MiniAlbertForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")
+
 __all__ = [
     "AlAdConfig",
     "AlAdForQuestionAnswering",
     "AlAdForTokenClassification",
     "AlAdModel",
     "AlignmentAdapter",
+    "CompressedEncoderConfig",
+    "CompressedEncoderForQuestionAnswering",
+    "CompressedEncoderForTokenClassification",
+    "CompressedEncoderModel",
+    "MiniAlbertConfig",
+    "MiniAlbertForMaskedLM",
+    "MiniAlbertForQuestionAnswering",
+    "MiniAlbertForSequenceClassification",
+    "MiniAlbertForTokenClassification",
+    "MiniAlbertModel",
 ]

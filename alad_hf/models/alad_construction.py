@@ -40,6 +40,9 @@ class StudentTeacherMixin:
         tokenizer: PreTrainedTokenizerBase | None = None,
         teacher_tokenizer: PreTrainedTokenizerBase | None = None,
         copy_teacher_head: bool = True,
+        revision: str | None = None,
+        teacher_revision: str | None = None,
+        token: str | bool | None = None,
         **config_arguments: Any,
     ) -> StudentTeacherMixin:
         """Put an alignment adapter (and this class's head) on a pretrained student.
@@ -52,6 +55,9 @@ class StudentTeacherMixin:
             tokenizer: The student's tokenizer, where it cannot be loaded from the student's own name.
             teacher_tokenizer: The teacher's tokenizer, likewise.
             copy_teacher_head: Start from the teacher's head where it is one linear layer with the same labels.
+            revision: Branch, tag or commit of the student on the Hub; also of its tokenizer.
+            teacher_revision: Branch, tag or commit of the teacher on the Hub; also of its tokenizer.
+            token: For private models on the Hub; by default the one of `hf auth login`.
             **config_arguments: Fields of `AlAdConfig`, such as `window_size=5`, `freeze_student=True` or `id2label`.
 
         Raises:
@@ -65,10 +71,13 @@ class StudentTeacherMixin:
             )
             raise TypeError(f"{unknown} are not fields of AlAdConfig; it has {own} besides id2label and num_labels.")
         student_name = student if isinstance(student, str) else student.name_or_path
-        encoder = load_student(student) if isinstance(student, str) else bare_encoder(student)
+        if isinstance(student, str):
+            encoder = load_student(student, revision=revision, token=token)
+        else:
+            encoder = bare_encoder(student)
         check_frozen(encoder, config_arguments.get("freeze_student"))
         if isinstance(teacher, str):
-            teacher = load_teacher(teacher)
+            teacher = load_teacher(teacher, revision=teacher_revision, token=token)
         if teacher is not None:
             config_arguments.setdefault("hidden_size", state_width(teacher, config_arguments.get("teacher_layers")))
             config_arguments.setdefault("teacher_name_or_path", teacher.name_or_path or None)
@@ -89,6 +98,12 @@ class StudentTeacherMixin:
         if teacher is not None:
             if copy_teacher_head:
                 model._copy_teacher_head(teacher)
+            tokenizer = tokenizer or load_tokenizer(
+                config.student_name_or_path, "tokenizer", revision=revision, token=token
+            )
+            teacher_tokenizer = teacher_tokenizer or load_tokenizer(
+                teacher.name_or_path, "teacher_tokenizer", revision=teacher_revision, token=token
+            )
             model.attach_teacher(teacher, tokenizer=tokenizer, teacher_tokenizer=teacher_tokenizer)
         return model.eval()
 
@@ -235,13 +250,19 @@ def _copy_encoder(source: PreTrainedModel, target: PreTrainedModel) -> None:
         )
 
 
-def load_tokenizer(name: str | None, argument: str) -> PreTrainedTokenizerBase:
-    """Load a tokenizer by the name of its model, or raise ValueError that asks for it as `argument`."""
+def load_tokenizer(name: str | None, argument: str, **kwargs: Any) -> PreTrainedTokenizerBase:
+    """Load a tokenizer by the name of its model, or raise ValueError that asks for it as `argument`.
+
+    Args:
+        name: Folder or Hub id of the model.
+        argument: What the caller would pass the tokenizer as.
+        **kwargs: For `from_pretrained`, such as `revision` or `token`. No code beside the model is run.
+    """
     remedy = f"Pass {argument}=AutoTokenizer.from_pretrained(...), so that both tokenizations can be compared."
     if not name:
         raise ValueError(f"The model has no name to load its tokenizer from. {remedy}")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **kwargs)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"No tokenizer could be loaded from {name!r}. {remedy}") from error
     return tokenizer

@@ -4,12 +4,31 @@
 # ruff: noqa: I002
 
 import copy
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
+from .config_bounds import MAX_PARAMETERS, adapter_parameters, check_labels, check_size
 from .own_encoders import build_configuration
+
+if TYPE_CHECKING:
+    # transformers 5.6 takes from a local folder only the files that the one it loads first names itself.
+    from .bit_packing import pack_bits  # noqa: F401
+    from .compressed_embeddings import BinaryCodeEmbedding  # noqa: F401
+    from .configuration_compressed_encoder import CompressedEncoderConfig  # noqa: F401
+    from .configuration_minialbert import MiniAlbertConfig  # noqa: F401
+    from .embedding_table import FACTOR_DTYPES  # noqa: F401
+    from .integer_embedding import IntegerEmbedding  # noqa: F401
+    from .layer_widths import LayerLayout  # noqa: F401
+    from .minialbert_layers import BottleneckAdapter  # noqa: F401
+    from .modeling_compressed_encoder import CompressedEncoderForQuestionAnswering  # noqa: F401
+    from .modeling_minialbert import MiniAlbertForMaskedLM  # noqa: F401
+    from .quantized_student import asking_for_torchao  # noqa: F401
+    from .shard_names import check_shard_names  # noqa: F401
+    from .student import bare_encoder  # noqa: F401
+    from .task_losses import span_loss  # noqa: F401
+    from .teacher import TeacherColumns  # noqa: F401
 
 # Width of the adapter's inner layer when the user names none. 1280 is the published one (arXiv 2602.14635, authors'
 # code); 64 keeps the light form under a fifth of the published form's parameters from 128 to 1024 wide students. The
@@ -85,9 +104,13 @@ class AlAdConfig(PreTrainedConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Build the student's configuration, fill the defaults that depend on it, and check the bounds."""
+        check_labels(self.id2label, kwargs.get("num_labels"))
         if self.text_config is None:
             self.text_config = AutoConfig.for_model("bert")
-        elif isinstance(self.text_config, dict):
+        elif isinstance(self.text_config, PreTrainedConfig):
+            check_size(self.text_config.to_dict(), "text_config")
+        else:
+            check_size(self.text_config, "text_config")
             fields = copy.deepcopy(self.text_config)
             model_type = fields.pop("model_type", "bert")
             self.text_config = build_configuration(model_type, **fields)
@@ -105,6 +128,7 @@ class AlAdConfig(PreTrainedConfig):
         kwargs.pop("auto_map", None)
         super().__post_init__(**kwargs)
         self._check_bounds()
+        self._check_adapter()
 
     def _check_bounds(self) -> None:
         if not 1 <= self.window_size <= MAX_WINDOW_SIZE or self.window_size % 2 == 0:
@@ -113,11 +137,6 @@ class AlAdConfig(PreTrainedConfig):
             value = getattr(self, name)
             if value is not None and not 1 <= value <= MAX_WIDTH:
                 raise ValueError(f"{name} must be from 1 to {MAX_WIDTH}, got {value}.")
-        if self.adapter_type == "linear" and self.adapter_size is not None and self.adapter_size > self.hidden_size:
-            raise ValueError(
-                f"adapter_size is the rank of a linear adapter, which cannot exceed hidden_size={self.hidden_size}, "
-                f"got {self.adapter_size}; leave it out for full rank."
-            )
         for name in ("alignment_mse_weight", "alignment_cosine_weight", "distillation_weight"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"{name} must be finite and not negative, got {getattr(self, name)}; 0 turns it off.")
@@ -125,8 +144,25 @@ class AlAdConfig(PreTrainedConfig):
             raise ValueError(f"distillation_temperature must be finite and > 0, got {self.distillation_temperature}.")
         if self.teacher_layers == []:
             raise ValueError("teacher_layers must name one layer or more, got []; None takes the last one.")
+        if not 0 <= self.initializer_range < float("inf"):
+            raise ValueError(f"initializer_range must be finite and not negative, got {self.initializer_range}.")
         if not 0 <= self.classifier_dropout < 1:
             raise ValueError(f"classifier_dropout must be in [0, 1), got {self.classifier_dropout}.")
+
+    def _check_adapter(self) -> None:
+        adapter = adapter_parameters(
+            self.window_size, self.text_config.hidden_size, self.adapter_size, self.hidden_size
+        )
+        if adapter > MAX_PARAMETERS:
+            raise ValueError(
+                f"window_size={self.window_size}, adapter_size={self.adapter_size} and hidden_size={self.hidden_size} "
+                f"make an adapter of about {adapter:.1e} parameters; it may have {MAX_PARAMETERS:.0e}."
+            )
+        if self.adapter_type == "linear" and self.adapter_size is not None and self.adapter_size > self.hidden_size:
+            raise ValueError(
+                f"adapter_size is the rank of a linear adapter, which cannot exceed hidden_size={self.hidden_size}, "
+                f"got {self.adapter_size}; leave it out for full rank."
+            )
 
 
 __all__ = ["AlAdConfig"]

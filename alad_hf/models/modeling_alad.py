@@ -15,8 +15,10 @@ from transformers.utils import can_return_tuple
 from .alad_construction import StudentTeacherMixin
 from .alignment_adapter import AdapterLinear, AlignmentAdapter, LayerMix
 from .alignment_loss import cosine_distance, distillation_divergence, squared_error
+from .compressed_embeddings import CompressedEmbedding, check_embeddings
 from .configuration_alad import AlAdConfig
 from .quantized_student import asking_for_torchao, check_frozen, is_quantized, spare_float_parts
+from .shard_names import check_shard_names
 from .student import build_student
 from .teacher import TeacherColumns, TeacherSignal, accepted_arguments
 
@@ -24,6 +26,8 @@ IGNORED = -100
 """Label of a token that neither carries a task loss nor is counted, as everywhere in transformers."""
 UNLABELLED = -1
 """Label of a token of unlabelled text: counted (the Trainer sees `label != -100`), but without a task loss."""
+_NEVER_NEW = ("encoder.", "adapter.")
+"""Parts that every checkpoint has, unlike a head."""
 
 
 @dataclass
@@ -76,21 +80,48 @@ class AlAdPreTrainedModel(StudentTeacherMixin, PreTrainedModel):
         """`PreTrainedModel.from_pretrained`, and the student frozen again where the configuration says so.
 
         Loading replaces every parameter, and with it what `__init__` said about its gradient. A `quantization_config`
-        quantizes the student alone.
+        quantizes the student alone. Weights are read as safetensors only, unless the caller says otherwise.
 
         Raises:
-            ValueError: The student is quantized and `freeze_student` is False, or the quantization is not torchao's.
+            ValueError: The student is quantized and `freeze_student` is False, the quantization is not torchao's, its
+                compressed embeddings are damaged, or the checkpoint lacks weights of student or adapter, which
+                transformers would fill with random ones.
             ImportError: The checkpoint is quantized by torchao, which is not installed.
         """
         if kwargs.get("quantization_config") is not None:
             kwargs["quantization_config"] = spare_float_parts(kwargs["quantization_config"])
+        from_files = kwargs.get("state_dict") is None
+        if from_files:
+            kwargs.setdefault("use_safetensors", True)
+            name_or_path = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+            check_shard_names(name_or_path, kwargs.get("subfolder", ""))
+        wants_info = kwargs.pop("output_loading_info", False)
         with asking_for_torchao():
-            loaded = super().from_pretrained(*args, **kwargs)
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
+            loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model, info = loaded
+        lost = sorted(name for name in info["missing_keys"] if name.removeprefix("model.").startswith(_NEVER_NEW))
+        if lost and from_files:
+            raise ValueError(
+                f"{model.name_or_path!r} lacks {len(lost)} tensors of student and adapter, such as {lost[:3]}: it is "
+                f"damaged or of another shape. To build a new model, call {cls.__name__}.from_student_pretrained(...)."
+            )
+        check_embeddings(model, missing=info["missing_keys"])
         model.freeze_student(model.config.freeze_student)
         if is_quantized(model):
             model.is_quantized = False  # or else the Trainer, which sees no adapter of peft, would refuse the model
-        return loaded
+        return (model, info) if wants_info else model
+
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        """`PreTrainedModel.resize_token_embeddings`; a student's compressed embeddings cannot be resized.
+
+        Raises:
+            ValueError: They are compressed and have another size.
+        """
+        embedding = self.get_input_embeddings()
+        if isinstance(embedding, CompressedEmbedding):
+            embedding.refuse_resizing(new_num_tokens)
+            return embedding
+        return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """`PreTrainedModel.save_pretrained`; a quantized student is stored as it is."""

@@ -14,12 +14,13 @@ from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig,
 
 from .own_encoders import own_encoders
 from .quantized_student import asking_for_torchao
+from .shard_names import check_shard_names
 
 
 def build_student(config: PreTrainedConfig) -> PreTrainedModel:
     """Build the encoder that `config` describes, with random weights."""
     own = own_encoders().get(config.model_type)
-    return own(config) if own else AutoModel.from_config(config, **_without_pooler(config))
+    return own(config) if own else AutoModel.from_config(config, trust_remote_code=False, **_without_pooler(config))
 
 
 def load_student(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
@@ -27,12 +28,15 @@ def load_student(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
 
     Args:
         name_or_path: Folder or Hub id.
-        **kwargs: For `from_pretrained`, such as `revision` or `token`.
+        **kwargs: For `from_pretrained`, such as `revision` or `token`. No code of the checkpoint is run without
+            `trust_remote_code=True`, nor asked about.
 
     Raises:
         ValueError: The checkpoint lacks weights of the encoder itself.
         ImportError: It is quantized by torchao, which is not installed.
     """
+    kwargs.setdefault("trust_remote_code", False)
+    check_shard_names(name_or_path, kwargs.get("subfolder", ""))
     config = AutoConfig.from_pretrained(name_or_path, **kwargs)
     with _without_loading_report(), asking_for_torchao():
         student, info = AutoModel.from_pretrained(

@@ -62,8 +62,10 @@ def load_teacher(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
 
     Args:
         name_or_path: Folder or Hub id.
-        **kwargs: For `from_pretrained`, such as `revision` or `token`.
+        **kwargs: For `from_pretrained`, such as `revision` or `token`. No code of the checkpoint is run without
+            `trust_remote_code=True`, nor asked about.
     """
+    kwargs.setdefault("trust_remote_code", False)
     config = AutoConfig.from_pretrained(name_or_path, **kwargs)
     architectures = " ".join(config.architectures or [])
     if "ForTokenClassification" in architectures:

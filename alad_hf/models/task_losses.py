@@ -1,0 +1,92 @@
+"""Losses of task heads: sums that are divided once, so that accumulated batches add up to what one batch gives."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+IGNORED = -100
+"""Label that carries no loss."""
+
+
+def token_loss(
+    logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
+) -> torch.Tensor:
+    """Sum of the cross entropies of labelled tokens, divided once, so that accumulated batches add up to one.
+
+    Args:
+        logits: (batch, tokens, classes).
+        labels: (batch, tokens), -100 where no loss is wanted.
+        num_items_in_batch: Labels that count in all accumulated batches; by default those of this one.
+
+    Returns:
+        A scalar; 0 where no label counts.
+    """
+    items = (labels != IGNORED).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+    total = functional.cross_entropy(
+        logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+    return total / items
+
+
+def text_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    problem_type: str | None,
+    num_items_in_batch: torch.Tensor | int | None,
+) -> torch.Tensor:
+    """Cross entropy, binary cross entropy or squared error of texts, a sum divided once like `token_loss`.
+
+    Args:
+        logits: (batch, classes).
+        labels: (batch,) or (batch, classes); see `MiniAlbertForSequenceClassification.forward`.
+        problem_type: As in the configuration; None goes by the number of classes and the labels' type.
+        num_items_in_batch: Labels that count in all accumulated batches; by default those of this one.
+
+    Raises:
+        ValueError: The labels' shape does not fit the problem.
+    """
+    if problem_type is None:
+        is_class = not labels.is_floating_point() and labels.dim() == 1
+        several = "single_label_classification" if is_class else "multi_label_classification"
+        problem_type = "regression" if logits.shape[1] == 1 else several
+    counts = labels != IGNORED
+    items = counts.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+    logits = logits.float()
+    if problem_type == "single_label_classification":
+        return functional.cross_entropy(logits, labels.flatten(), ignore_index=IGNORED, reduction="sum") / items
+    if labels.numel() != logits.numel():
+        raise ValueError(
+            f"labels of problem_type={problem_type!r} must have the logits' shape {tuple(logits.shape)}, got "
+            f"{tuple(labels.shape)}."
+        )
+    targets, counts = labels.reshape(logits.shape).to(logits.dtype), counts.reshape(logits.shape)
+    measure = functional.mse_loss if problem_type == "regression" else functional.binary_cross_entropy_with_logits
+    return measure(logits[counts], targets[counts], reduction="sum") / items
+
+
+def span_loss(
+    logits: torch.Tensor,
+    start_positions: torch.Tensor,
+    end_positions: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+) -> torch.Tensor:
+    """Mean over examples of half the cross entropies of start and end, over real tokens.
+
+    Args:
+        logits: (batch, tokens, 2).
+        start_positions: (batch,).
+        end_positions: (batch,).
+        attention_mask: (batch, tokens), 1 for real tokens; all real if None.
+    """
+    batch, tokens = logits.shape[:2]
+    real = logits.new_ones(batch, tokens) if attention_mask is None else attention_mask
+    candidates = logits.float().masked_fill((real == 0).unsqueeze(-1), torch.finfo(torch.float32).min)
+    positions = torch.stack([start_positions.flatten(), end_positions.flatten()], dim=-1)
+    inside = (positions >= 0) & (positions < tokens)
+    inside &= real.gather(1, positions.clamp(0, tokens - 1)) > 0
+    targets = positions.masked_fill(~inside, IGNORED)
+    return functional.cross_entropy(candidates, targets, ignore_index=IGNORED, reduction="sum") / 2 / batch
+
+
+__all__ = ["span_loss", "text_loss", "token_loss"]

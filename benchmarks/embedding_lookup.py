@@ -1,0 +1,120 @@
+"""What looking tokens up in compressed embeddings costs, beside the forward pass of MiniLM-L6; random tables.
+
+Run: python benchmarks/embedding_lookup.py [--markdown FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import BertConfig, BertModel
+
+from alad_hf.models.compressed_embeddings import CompressedEmbedding, build_embedding
+
+ROWS, WIDTH = 30_522, 384
+BATCHES = [(1, 16), (1, 128), (32, 128)]
+SEED = 0
+
+# About the compression ratio that the name says, decoders and biases counted.
+FORMS: dict[str, dict] = {
+    "SVD, ratio 5": {"method": "low_rank", "rank": 75, "bias": False},
+    "SVD, ratio 25": {"method": "low_rank", "rank": 15, "bias": False},
+    "LightToken, ratio 5": {"method": "binary_code", "bits": 1536, "rank": 8},
+    "LightToken, ratio 10": {"method": "binary_code", "bits": 768, "rank": 4},
+    "LightToken, ratio 25": {"method": "binary_code", "bits": 256, "rank": 4},
+    "LightToken, ratio 100": {"method": "binary_code", "bits": 64, "rank": 1},
+    "product quantization, ratio 10": {"method": "product_quantized", "subvectors": 128},
+    "the same, rotated and scaled": {
+        "method": "product_quantized",
+        "subvectors": 128,
+        "rotation": True,
+        "row_scales": True,
+    },
+    "product quantization, ratio 25": {"method": "product_quantized", "subvectors": 48},
+    "int8": {"method": "integer", "bits": 8},
+    "int4": {"method": "integer", "bits": 4},
+}
+
+
+def main() -> None:
+    """Measure and print the table; write it to a file on request."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--markdown", type=Path, help="file for the table")
+    arguments = parser.parse_args()
+    torch.manual_seed(SEED)
+    table = markdown_table(measure())
+    print(table)  # noqa: T201
+    if arguments.markdown:
+        arguments.markdown.write_text(table + "\n", encoding="utf-8")
+
+
+def measure() -> dict[str, list[float]]:
+    """Milliseconds by name, one for each batch: the forward pass, the stock lookup in it, and compressed lookups."""
+    config = BertConfig(
+        vocab_size=ROWS, hidden_size=WIDTH, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
+    )
+    model = BertModel(config, add_pooling_layer=False).eval()
+    # Tokens as frequent as in text (Zipf's law), so that a batch repeats them as often as text does.
+    frequencies = 1 / torch.arange(1, ROWS + 1)
+    batches = [
+        torch.multinomial(frequencies, rows * tokens, replacement=True).view(rows, tokens) for rows, tokens in BATCHES
+    ]
+    with torch.no_grad():
+        times = {"MiniLM-L6 forward": [milliseconds(lambda ids=ids: model(input_ids=ids)) for ids in batches]}
+        times["nn.Embedding"] = lookups(model.get_input_embeddings(), batches)
+        for name, fields in FORMS.items():
+            embedding = random_embedding(fields)
+            ratio = 4 * ROWS * WIDTH / embedding.stored_bytes
+            times[f"{name} (exactly {ratio:.1f})"] = lookups(embedding, batches)
+        times["any, materialised"] = lookups(random_embedding(FORMS["LightToken, ratio 25"]).materialize(), batches)
+    return times
+
+
+def random_embedding(fields: dict) -> CompressedEmbedding:
+    """An embedding of MiniLM's size with random codes and factors."""
+    embedding = build_embedding({"num_embeddings": ROWS, "embedding_dim": WIDTH, **fields}).eval()
+    embedding.init_weights()
+    if fields["method"] != "low_rank":
+        low, high = (-128, 128) if embedding.codes.dtype == torch.int8 else (0, 256)
+        embedding.codes.copy_(torch.randint(low, high, embedding.codes.shape))
+    return embedding
+
+
+def lookups(embedding: torch.nn.Module, batches: list[torch.Tensor]) -> list[float]:
+    """Milliseconds of looking up each batch."""
+    return [milliseconds(lambda ids=ids: embedding(ids)) for ids in batches]
+
+
+def milliseconds(function: Callable[[], object], seconds: float = 1.0) -> float:
+    """Median time of a call; calls go on for about `seconds`, at least five times."""
+    function()
+    times: list[float] = []
+    start = time.perf_counter()
+    while len(times) < 5 or time.perf_counter() - start < seconds:
+        before = time.perf_counter()
+        function()
+        times.append(1000 * (time.perf_counter() - before))
+    return statistics.median(times)
+
+
+def markdown_table(times: dict[str, list[float]]) -> str:
+    """One row for each name; what a lookup adds to the stock one, in percent of the forward pass."""
+    header = [f"{rows} x {tokens} tokens" for rows, tokens in BATCHES]
+    lines = [f"| | {' | '.join(header)} |", "|---|" + "---|" * len(header)]
+    forward, stock = times["MiniLM-L6 forward"], times["nn.Embedding"]
+    for name, values in times.items():
+        cells = [f"{value:.3f} ms" for value in values]
+        if name not in ("MiniLM-L6 forward", "nn.Embedding"):
+            shares = [100 * (value - own) / whole for value, own, whole in zip(values, stock, forward, strict=True)]
+            cells = [f"{cell} ({share:+.1f} %)" for cell, share in zip(cells, shares, strict=True)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
