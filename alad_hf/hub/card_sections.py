@@ -8,7 +8,7 @@ from transformers import PreTrainedConfig, TrainingArguments
 
 from ..evaluation.efficiency import stored_bytes
 from ..models.modeling_alad import AlAdPreTrainedModel
-from .markdown_tables import MISSING, number, table
+from .markdown_tables import MISSING, code, number, plain, table
 from .public_names import hub_id, public_name, without_paths
 
 _RECORDED_ARGUMENTS = (
@@ -31,11 +31,12 @@ def overview(config: PreTrainedConfig, task: str, labels: Sequence[str], languag
     """What the model consists of, as a table."""
     rows = [["task", task]]
     if language:
-        rows.append(["language", language if isinstance(language, str) else ", ".join(language)])
+        rows.append(["language", plain(language if isinstance(language, str) else ", ".join(language))])
     if labels:
-        rows.append(["labels", ", ".join(f"`{label}`" for label in labels)])
+        rows.append(["labels", ", ".join(map(code, labels))])
     rows += [
         ["student", _described(config.student_name_or_path, config.text_config)],
+        *_compression(config.text_config),
         ["teacher", _described(config.teacher_name_or_path)],
         ["adapter", f"{config.adapter_type}, window size {config.window_size}, {_inner_width(config)}"],
         [
@@ -44,6 +45,27 @@ def overview(config: PreTrainedConfig, task: str, labels: Sequence[str], languag
         ],
     ]
     return table(["", ""], rows).replace("| --: |", "| :-- |")
+
+
+def _compression(config: PreTrainedConfig) -> list[list[str]]:
+    """How the student's layers were made, where its configuration says so (`config.compression`)."""
+    record = getattr(config, "compression", None) or {}
+    if "layer_map" not in record:
+        return []
+    groups = record.get("stands_for", record["layer_map"])
+    layers = ", ".join(f"{group[0]}-{group[-1]}" if len(group) > 1 else str(group[0]) for group in groups)
+    rows = [["student made by", f"{record['method']}; its layers stand for the original's {layers}, counted from 0"]]
+    if record["method"] == "grafting":
+        counts = [
+            " + ".join(f"{sum(layer == one for layer, _ in heads)} of {one}" for one in group)
+            for group, heads in zip(record["layer_map"], record["heads"], strict=True)
+            if len(group) > 1
+        ]
+        rows.append(["heads of merged layers", "; ".join(counts)])
+    if record.get("importance"):
+        shares = record["importance"]["heads"]
+        rows.append(["importance of the original's heads", ", ".join(f"{share:.2g}" for share in shares)])
+    return rows
 
 
 def _inner_width(config: PreTrainedConfig) -> str:
@@ -57,7 +79,7 @@ def _described(name: str | None, config: PreTrainedConfig | None = None) -> str:
     if known:
         link = f"[{known}](https://huggingface.co/{known})"
     else:
-        link = f"`{public_name(name)}`" if name else "not recorded"
+        link = code(public_name(name)) if name else "not recorded"
     if config is None:
         return link
     layers = getattr(config, "num_hidden_layers", None)
@@ -128,7 +150,7 @@ def hyper_parameters(training: Mapping[str, object]) -> str:
         [name.replace("_", " "), *(_setting(stage[name]) if name in stage else MISSING for stage in columns.values())]
         for name in names
     ]
-    return table(["hyper-parameter", *columns], rows)
+    return table(["hyper-parameter", *map(plain, columns)], [[*map(plain, row)] for row in rows])
 
 
 def _recorded(arguments: TrainingArguments) -> dict[str, object]:

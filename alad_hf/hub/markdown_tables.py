@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 
@@ -36,6 +37,18 @@ def number(value: object) -> str:
     return f"{measured:,.{digits}f}"
 
 
+def plain(text: str) -> str:
+    """A text that is shown as it is: no markup, tag, link or line break in it has an effect."""
+    return re.sub(r"([\\`*\[\]<>])", r"\\\1", " ".join(text.split()))
+
+
+def code(text: str) -> str:
+    """A text as a code span, whatever backticks it holds."""
+    text = " ".join(text.split())
+    fence = "`" * (max(map(len, re.findall("`+", text)), default=0) + 1)
+    return f"{fence} {text} {fence}" if "`" in text else f"{fence}{text}{fence}"
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; the first column is aligned left, the others right."""
     rule = [":--", *["--:"] * (len(columns) - 1)]
@@ -54,11 +67,11 @@ def comparison_table(
     every = dict.fromkeys(name for row in rows.values() for name in row)
     columns = [name for name in every if any(row.get(name) is not None for row in rows.values())]
     body = [[title, *(write(name, row.get(name)) for name in columns)] for title, row in rows.items()]
-    return table(["", *map(header, columns)], body)
+    return table(["", *map(plain, map(header, columns))], [[*map(plain, cells)] for cells in body])
 
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-__all__ = ["MISSING", "comparison_table", "header", "number", "table"]
+__all__ = ["MISSING", "code", "comparison_table", "header", "number", "plain", "table"]

@@ -17,7 +17,7 @@ from transformers import PreTrainedConfig
 
 from ..models.modeling_alad import AlAdPreTrainedModel
 from .card_sections import hyper_parameters, method, overview, sizes
-from .markdown_tables import comparison_table, header, number
+from .markdown_tables import code, comparison_table, header, number, plain
 from .public_names import hub_id, public_name, without_paths
 from .usage_snippets import usage_snippets
 
@@ -127,17 +127,17 @@ def write_model_card(
     config: Any = model.config
     labels = [] if task == "question-answering" else [config.id2label[index] for index in sorted(config.id2label)]
     sections: dict[str, Any] = {
-        "name": name,
+        "name": plain(name),
         "summary": text.summary,
         "overview": overview(config, text.title, labels, language),
         "snippet": snippet,
         "remote_snippet": remote_snippet,
         **method(config),
-        "dataset": dataset,
+        "dataset": plain(dataset),
         "hyper_parameters": hyper_parameters(training or {}),
-        "split": split,
+        "split": code(split),
         "scores": comparison_table({header(key): {"value": value} for key, value in scores.items()}) if scores else "",
-        "details": [(f"Scores {header(title)}", comparison_table(part)) for title, part in details.items()],
+        "details": [(plain(f"Scores {header(title)}"), comparison_table(part)) for title, part in details.items()],
         "comparison": comparison_table(rows, _write_measured) if rows else "",
         "has_gap": any(row.get("gap_recovered") is not None for row in rows.values()),
         **sizes(model),

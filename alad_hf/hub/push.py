@@ -1,0 +1,177 @@
+"""Publish a finished checkpoint on the Hub: weights, tokenizer, card and modelling code in one commit."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
+from transformers.dynamic_module_utils import get_relative_import_files
+
+from .model_card import SIGNATURE
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
+CARD_FILE = "README.md"
+# Names and not suffixes: a folder of a training run holds more than what the world is to see.
+_PUBLISHED = (
+    "config.json",
+    CARD_FILE,
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "*.model",
+    "chat_template.jinja",
+    "LICENSE*",
+    "NOTICE*",
+    "*.png",
+    "*.svg",
+)
+_WEIGHTS_OF_A_MODEL = ("model.safetensors", "model-*.safetensors", INDEX_FILE)
+_QUOTED = r'"(?:[^"\\\n]|\\.)*"'
+_NAME_IN_SNIPPET = re.compile(rf"(\bmodel=|\bfrom_pretrained\(){_QUOTED}")
+
+
+def push_checkpoint(
+    folder: str | os.PathLike,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    commit_message: str = "Upload model, tokenizer, card and code",
+) -> CommitInfo:
+    """Upload a checkpoint's folder, as the recipes write it, in one commit; the repository is made if needed.
+
+    `model.push_to_hub` and `tokenizer.push_to_hub` make two commits, between which the model cannot be used, and the
+    first of them writes a card of its own. Here nothing is visible before everything is: an upload that breaks off
+    leaves the repository as it was, and is repeated by the same call. Weights of an earlier commit that would be
+    loaded in place of the new ones are deleted in the same commit.
+
+    Weights are published as safetensors only. Whatever else the folder holds, such as the Trainer's checkpoints, is
+    not uploaded, and one message names it. A card written by `write_model_card` is uploaded with `repo_id` as the
+    model's name; the folder itself is not changed.
+
+    Args:
+        folder: Folder with the model, its tokenizer and its card.
+        repo_id: `organisation/model` on the Hub, or `model` for the user's own.
+        private: Whether to make a new repository private; by default what the organisation has set.
+        token: By default the one of `hf auth login`.
+        revision: Branch to commit to, made from `main` if needed; by default `main`.
+        commit_message: What the history of the repository shows.
+
+    Returns:
+        What huggingface_hub tells of the commit, such as `oid` and `commit_url`.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: It lacks a part of a complete checkpoint; the message names the part.
+        huggingface_hub.errors.HfHubHTTPError: The Hub refused, for example a token without the right to write.
+
+    Example:
+        >>> push_checkpoint("out", "organisation/my-tagger").commit_url  # doctest: +SKIP
+        'https://huggingface.co/organisation/my-tagger/commit/...'
+    """
+    folder = Path(folder)
+    names = _files_to_publish(folder)
+    left_out = sorted(path.name for path in folder.iterdir() if path.name not in names)
+    if left_out:
+        logger.warning("Not uploaded from %s: %s.", folder, ", ".join(left_out))
+    api = HfApi(token=token)
+    repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    if revision is not None:
+        api.create_branch(repo_id, branch=revision, exist_ok=True)
+    before = api.model_info(repo_id, revision=revision)
+    present = [file.rfilename for file in before.siblings or []]
+    outdated = [
+        name for name in present if any(fnmatch(name, form) for form in _WEIGHTS_OF_A_MODEL) and name not in names
+    ]
+    contents = {name: folder / name for name in names} | {CARD_FILE: _card_named(folder / CARD_FILE, repo_id)}
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        CommitOperationAdd(name, content) for name, content in contents.items()
+    ]
+    operations += [CommitOperationDelete(name) for name in outdated]
+    return api.create_commit(
+        repo_id, operations, commit_message=commit_message, revision=revision, parent_commit=before.sha
+    )
+
+
+def _files_to_publish(folder: Path) -> list[str]:
+    """The names of a checkpoint's files; raises ValueError if a part is missing."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {str(folder)!r}. Name one that a recipe wrote.")
+    files = sorted(path.name for path in folder.iterdir() if path.is_file())
+    names = [name for name in files if any(fnmatch(name, form) for form in _PUBLISHED)]
+    for part, is_there, remedy in (
+        ("config.json", "config.json" in names, "model.save_pretrained(folder)"),
+        ("a tokenizer", any(name.startswith("tokenizer") for name in names), "tokenizer.save_pretrained(folder)"),
+        ("a model card", CARD_FILE in names, "alad_hf.hub.write_model_card(model, folder, ...)"),
+    ):
+        if not is_there:
+            raise ValueError(f"{str(folder)!r} lacks {part}, without which nobody could use the model. Call {remedy}.")
+    return [*names, *_weights(folder), *_code(folder)]
+
+
+def _weights(folder: Path) -> list[str]:
+    index = folder / INDEX_FILE
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    else:
+        names = [WEIGHTS_FILE]
+    missing = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
+    if missing:
+        raise ValueError(
+            f"{str(folder)!r} lacks the weights {', '.join(missing)}. Only safetensors are published, since other "
+            "formats can carry code: call model.save_pretrained(folder)."
+        )
+    return [*names, *([INDEX_FILE] if index.is_file() else [])]
+
+
+def _code(folder: Path) -> list[str]:
+    """The modelling code that config.json names, with the files that it imports from its own folder."""
+    auto_map = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("auto_map", {})
+    names: set[str] = set()
+    for reference in auto_map.values():
+        module = folder / f"{reference.split('.')[0]}.py"
+        if "--" in reference:  # code of another repository
+            continue
+        if not module.is_file():
+            raise ValueError(
+                f"{str(folder)!r} lacks {module.name}, the modelling code that config.json names. Call "
+                "model.save_pretrained(folder), which writes it."
+            )
+        names |= {module.name, *(Path(file).name for file in get_relative_import_files(module))}
+    return sorted(names)
+
+
+def _card_named(path: Path, repo_id: str) -> bytes:
+    """The card; where it is one of ours, it calls the model by its name on the Hub."""
+    text = path.read_text(encoding="utf-8")
+    if SIGNATURE not in text:
+        return text.encode()
+    card = ModelCard(text)
+    data: Any = card.data
+    if data.eval_results:
+        data.model_name = repo_id
+    body = re.sub(r"^# .*$", lambda _: f"# {repo_id}", card.text, count=1, flags=re.MULTILINE)
+    card.text = "".join(_rename_in_snippets(body, repo_id))
+    return str(card).encode()
+
+
+def _rename_in_snippets(body: str, repo_id: str) -> Iterator[str]:
+    # Every second part lies inside a fence.
+    for number, part in enumerate(re.split(r"(?m)^(?=```)", body)):
+        is_code = number % 2 == 1
+        yield _NAME_IN_SNIPPET.sub(lambda match: f'{match[1]}"{repo_id}"', part) if is_code else part
+
+
+__all__ = ["push_checkpoint"]

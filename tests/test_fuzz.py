@@ -1,0 +1,320 @@
+"""Bad input of every kind: a result that is right, or a clear error, and never a crash from inside this package."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import string
+from pathlib import Path
+
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from tiny import TAGS, tiny_config, tiny_tokenizer
+
+from alad_hf import AlAdConfig, AlAdForTokenClassification
+from alad_hf.data.columns import parse_conll, parse_conllu
+from alad_hf.data.json_lines import parse_json_lines, split_words
+from alad_hf.data.squad import read_squad
+from alad_hf.data.token_alignment import teacher_columns
+from alad_hf.tagging import tag_text, tag_words
+
+settings.register_profile(
+    "alad_hf",
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("alad_hf")
+
+CLEAR = (ValueError, OSError)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9**20) | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("fuzz") / "file"
+
+
+# Readers
+
+tokens = st.text(st.characters(exclude_categories=["Cs", "Zs", "Cc", "Zl", "Zp"]), min_size=1, max_size=5)
+column_lines = st.lists(
+    st.one_of(
+        st.tuples(tokens, st.sampled_from([*TAGS, "", "X"])).map("\t".join),
+        st.sampled_from(["", " ", "# text", "-DOCSTART- O", "1-2\ta", "\ufeff"]),
+        st.lists(tokens, max_size=11).map("\t".join),
+        st.text(max_size=9),
+    ),
+    max_size=8,
+)
+
+
+@pytest.mark.parametrize("parse", [parse_conll, parse_conllu])
+@given(lines=column_lines, end=st.sampled_from(["\n", "\r\n", "\r"]))
+def test_columns(place, parse, lines, end):
+    place.write_bytes(end.join(lines).encode("utf-8", "surrogatepass"))
+    try:
+        sentences = parse(place)
+    except CLEAR:
+        return
+    assert sentences
+    for sentence in sentences:
+        assert len(sentence.tokens) == len(sentence.tags) > 0
+        assert all(sentence.tokens) and all(sentence.tags)
+
+
+@pytest.mark.parametrize("parse", [parse_conll, parse_conllu, parse_json_lines, read_squad])
+@given(content=st.binary(max_size=60))
+def test_bytes_that_are_no_text(place, parse, content):
+    place.write_bytes(content)
+    try:
+        parse(place)
+    except CLEAR:
+        return
+
+
+spans = st.fixed_dictionaries({"start": st.integers(-1, 12), "end": st.integers(-1, 14), "label": st.text(max_size=3)})
+records = st.one_of(
+    json_values,
+    st.fixed_dictionaries({"tokens": st.lists(st.text(max_size=3)) | json_values, "tags": json_values}),
+    st.fixed_dictionaries({"text": st.text(max_size=12), "spans": st.lists(spans, max_size=3)}),
+)
+
+
+@given(rows=st.lists(records, max_size=3))
+def test_json_lines(place, rows):
+    place.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
+    try:
+        sentences = parse_json_lines(place)
+    except CLEAR:
+        return
+    assert all(len(sentence.tokens) == len(sentence.tags) > 0 for sentence in sentences)
+
+
+answers = st.fixed_dictionaries({"text": st.text(max_size=4), "answer_start": st.integers(-1, 2**40) | json_values})
+questions = st.fixed_dictionaries(
+    {"id": st.text(max_size=2), "question": st.text(max_size=4), "answers": st.lists(answers, max_size=2)},
+    optional={"is_impossible": st.booleans() | json_values},
+)
+paragraphs = st.fixed_dictionaries({"context": st.text(max_size=9), "qas": st.lists(questions, max_size=2)})
+
+
+@given(
+    content=json_values
+    | st.fixed_dictionaries(
+        {"data": st.lists(st.fixed_dictionaries({"paragraphs": st.lists(paragraphs)}) | json_values)}
+    )
+)
+def test_squad(place, content):
+    place.write_text(json.dumps(content), encoding="utf-8")
+    try:
+        rows = read_squad(place)
+    except CLEAR:
+        return
+    for row in rows:
+        for text, start in zip(row["answers"]["text"], row["answers"]["answer_start"], strict=True):
+            assert row["context"][start : start + len(text)] == text
+
+
+@pytest.mark.parametrize("parse", [parse_json_lines, read_squad])
+@pytest.mark.parametrize("opening", ["[", '{"data":'])
+def test_json_nested_without_end(place, parse, opening):
+    place.write_text(opening * 100_000)
+    with pytest.raises(ValueError, match="nested|invalid JSON"):
+        parse(place)
+
+
+@pytest.mark.parametrize("parse", [parse_json_lines, read_squad])
+def test_half_a_character_is_refused(place, parse):
+    """A lone surrogate, which JSON can write and no tokenizer or file can take."""
+    if parse is read_squad:
+        content = {
+            "data": [
+                {
+                    "paragraphs": [
+                        {
+                            "context": "a\ud800",
+                            "qas": [{"id": "1", "question": "b", "answers": [{"text": "a", "answer_start": 0}]}],
+                        }
+                    ]
+                }
+            ]
+        }
+    else:
+        content = {"tokens": ["a\ud800"], "tags": ["O"]}
+    place.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="surrogate"):
+        parse(place)
+
+
+# Configurations
+
+values = (
+    st.none() | st.booleans() | st.integers(-9, 9**20) | st.floats() | st.text(max_size=5) | st.lists(st.integers())
+)
+
+
+@given(
+    fields=st.dictionaries(
+        st.sampled_from(
+            [name for name in AlAdConfig.__annotations__ if name not in ("text_config", "auto_map")]
+            + ["id2label", "num_labels"]
+        ),
+        values | st.dictionaries(st.integers(0, 3) | st.text(max_size=2), values, max_size=3),
+        max_size=3,
+    ),
+    student=st.dictionaries(st.sampled_from(list(tiny_config().to_dict())), values, max_size=2),
+)
+def test_configurations(fields, student):
+    plain = {
+        name: value
+        for name, value in tiny_config().to_dict().items()
+        if name
+        in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "model_type")
+    }
+    try:
+        config = AlAdConfig(text_config={**plain, **student}, **fields)
+    except (*CLEAR, StrictDataclassError):
+        return
+    except (TypeError, AttributeError, KeyError) as error:
+        # Of transformers' own fields, which it reads before anybody else can: dtype, label2id and the like.
+        assert "alad_hf" not in str(error.__traceback__.tb_next and _innermost(error)), error
+        return
+    assert 1 <= config.window_size <= 129 and config.hidden_size >= 1
+    again = AlAdConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert again.window_size == config.window_size and again.id2label == config.id2label
+
+
+def _innermost(error: BaseException) -> str:
+    """The file that raised."""
+    trace = error.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_frame.f_code.co_filename
+
+
+# Checkpoints
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint")
+    torch.manual_seed(0)
+    config = AlAdConfig(text_config=tiny_config(), hidden_size=16, adapter_size=4, id2label=dict(enumerate(TAGS)))
+    AlAdForTokenClassification(config).save_pretrained(folder / "sound")
+    shutil.copytree(folder / "sound", folder / "bad")
+    return folder
+
+
+def load_bad(checkpoint: Path, content: bytes):
+    (checkpoint / "bad" / "model.safetensors").write_bytes(content)
+    model = AlAdForTokenClassification.from_pretrained(checkpoint / "bad")
+    return list(tag_words(model, tiny_tokenizer(), [["smith", "works"]]))
+
+
+@settings(max_examples=8)
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_truncated_weights(checkpoint, share):
+    content = (checkpoint / "sound" / "model.safetensors").read_bytes()
+    with pytest.raises((SafetensorError, *CLEAR)):
+        load_bad(checkpoint, content[: int(share * len(content))])
+
+
+@settings(max_examples=15)
+@given(share=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_flipped_bit_in_the_header(checkpoint, share, bit):
+    """Names, types, shapes and places of tensors; of the numbers themselves, every pattern of bits is one."""
+    content = bytearray((checkpoint / "sound" / "model.safetensors").read_bytes())
+    header = 8 + int.from_bytes(content[:8], "little")
+    content[int(share * header)] ^= 1 << bit
+    try:
+        result = load_bad(checkpoint, bytes(content))
+    except (SafetensorError, RuntimeError, *CLEAR):  # transformers raises RuntimeError for shapes that do not fit
+        return
+    assert result == load_bad(checkpoint, (checkpoint / "sound" / "model.safetensors").read_bytes())
+
+
+TENSORS = ["model.adapter.linear.weight", "model.encoder.embeddings.LayerNorm.bias", "model.adapter.up.weight"]
+
+
+@pytest.mark.parametrize("name", TENSORS)
+@pytest.mark.parametrize("damage", ["missing", "wrong shape", "not a number", "extra"])
+def test_damaged_tensors(checkpoint, name, damage):
+    tensors = load((checkpoint / "sound" / "model.safetensors").read_bytes())
+    expected = load_bad(checkpoint, save(tensors, metadata={"format": "pt"}))
+    if damage == "missing":
+        tensors.pop(name)
+    elif damage == "wrong shape":
+        tensors[name] = torch.zeros(*tensors[name].shape, 2)
+    elif damage == "not a number":
+        tensors[name] = torch.full_like(tensors[name], float("nan"))
+    else:
+        tensors[f"{name}.extra"] = torch.zeros(3)
+    content = save(tensors, metadata={"format": "pt"})
+    if damage == "extra":
+        assert load_bad(checkpoint, content) == expected
+    else:
+        message = {"missing": "lacks 1 tensors", "wrong shape": "mismatch|shape", "not a number": "NaN"}[damage]
+        with pytest.raises((ValueError, RuntimeError), match=message):
+            load_bad(checkpoint, content)
+
+
+# Text
+
+anything = st.text(st.characters(), max_size=30) | st.text("a \u00a0\u200b\u0301\ufe0f🙂é\r\n\t\0", max_size=30)
+
+
+@pytest.fixture(scope="module")
+def tagger() -> AlAdForTokenClassification:
+    torch.manual_seed(0)
+    config = AlAdConfig(text_config=tiny_config(), hidden_size=16, adapter_size=4, id2label=dict(enumerate(TAGS)))
+    return AlAdForTokenClassification(config)
+
+
+@given(text=anything)
+def test_any_text_is_tagged(tagger, text):
+    try:
+        items = list(tag_text(tagger, tiny_tokenizer(), [text]))[0]
+    except CLEAR as error:
+        assert "surrogate" in str(error) and any("\ud800" <= character <= "\udfff" for character in text)
+        return
+    end = 0
+    for item in items:
+        assert end <= item["start"] < item["end"] <= len(text)
+        assert text[item["start"] : item["end"]] == item["text"]
+        end = item["end"]
+    words = [text[first:last] for first, last in split_words(text)]
+    assert "".join(words) == "".join(character for character in text if not character.isspace())
+    assert [len(tags) for tags in tag_words(tagger, tiny_tokenizer(), [words])] == [len(words)]
+
+
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
+def test_any_text_is_aligned(text):
+    student = tiny_tokenizer()
+    teacher = tiny_tokenizer(
+        vocabulary={
+            token: index
+            for index, token in enumerate(
+                ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.ascii_lowercase, "##a", "##b", "th", "##e"]
+            )
+        }
+    )
+    encoding = student([text], return_overflowing_tokens=True, truncation=True, max_length=8)
+    columns = teacher_columns(encoding, [text], student, teacher)
+    for row, triples in enumerate(columns["teacher_alignment"]):
+        assert (triples[:, 0] < len(encoding["input_ids"][row])).all()
+        assert (triples[:, 1] < len(columns["teacher_input_ids"][row])).all()
+        sums = torch.zeros(len(encoding["input_ids"][row]))
+        sums.index_add_(0, torch.tensor(triples[:, 0]).long(), torch.tensor(triples[:, 2]))
+        assert (((sums - 1).abs() < 1e-5) | (sums == 0)).all()
