@@ -19,6 +19,7 @@ from .data.question_answering import question_answering_features
 from .data.token_labels import longest_input
 from .evaluation.answer_extraction import answer_candidates, best_answers
 from .evaluation.squad_score import squad_scores
+from .hub.finished_models import load_finished
 
 Answer = dict[str, Any]
 USUAL_LENGTH = 384
@@ -75,10 +76,14 @@ class QuestionAnswerer:
 
         Returns:
             The answerer.
+
+        Raises:
+            ValueError: The checkpoint lacks weights, or cannot be loaded without its own code.
         """
+        kwargs.setdefault("trust_remote_code", False)
         hub_options = {name: value for name, value in kwargs.items() if name in _HUB_OPTIONS}
         tokenizer = AutoTokenizer.from_pretrained(path_or_id, **hub_options)
-        return cls(AutoModelForQuestionAnswering.from_pretrained(path_or_id, **kwargs), tokenizer, device)
+        return cls(load_finished(AutoModelForQuestionAnswering, path_or_id, **kwargs), tokenizer, device)
 
     def __call__(
         self,

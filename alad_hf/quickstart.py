@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from datasets import DatasetDict
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, TrainerCallback
 
 from .data.loading import load_token_classification
 from .evaluation.efficiency import count_parameters, efficiency_report
@@ -64,6 +64,7 @@ def quickstart(
     seed: int = 0,
     resume: bool = False,
     report: Callable[[str], None] = logger.info,
+    callbacks: list[TrainerCallback] | None = None,
 ) -> QuickstartResult:
     """Fine-tune a teacher, cut a student out of the encoder, align it, and compare.
 
@@ -83,6 +84,7 @@ def quickstart(
         seed: Of everything random.
         resume: Keep those folders and go on from the checkpoints of an interrupted call.
         report: Called with a line of text at every step of the way.
+        callbacks: More callbacks for the Trainer.
 
     Returns:
         The table, and the folder of the jointly trained model.
@@ -92,7 +94,7 @@ def quickstart(
     splits = data if isinstance(data, DatasetDict) else load_token_classification(data)
     dataset_name = data if isinstance(data, str) else "the data given"
     source = resolve_pretrained(encoder)
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     steps_per_epoch = math.ceil(len(splits["train"]) / 32)
     if texts is not None:
         alignment_steps = math.ceil(len(texts) / 32)
@@ -112,6 +114,7 @@ def quickstart(
             tokenizer=tokenizer,
             dataset_name=dataset_name,
             resume=resume,
+            callbacks=callbacks,
             **arguments,
         )
         size = efficiency_report(tagger.model, tokenizer, splits["test"]["tokens"])

@@ -32,14 +32,15 @@ def tag_words(
 ) -> Iterator[list[str]]:
     """Tag sentences of words, one tag a word.
 
-    Sentences may be of any length: one that is longer than the model's input is cut into windows that overlap, and
-    each word takes the tag of its first token from the window in which that token is farthest from a border (the
-    first of them, if several are). A word without any token, such as a lone variation selector, is tagged "O", or "X"
-    where there is no "O", or else with the model's first tag; one warning tells how many were.
+    Sentences may be of any length: one that is longer than the model's input is cut into windows that overlap and
+    split no word, and each word takes the tag of its first token from the window in which that token is farthest from
+    a border (the first of them, if several are); see `alad_hf.long_documents`. A word without any token, such as a
+    lone variation selector, is tagged "O", or "X" where there is no "O", or else with the model's first tag; one
+    warning tells how many were.
 
-    The sentences may be a stream: they are read, sorted by length and tagged by 64 `batch_size` at a time, so that
-    memory stays bounded, and come back in their order. The model is in eval mode while it runs, and in its own mode
-    whenever this function hands out a result.
+    The sentences may be a stream: they are read, sorted by length and tagged by 64 `batch_size` at a time, or by fewer
+    where they are long, so that memory stays bounded, and come back in their order. The model is in eval mode while
+    it runs, and in its own mode whenever this function hands out a result.
 
     Args:
         model: A token classifier, AlAd or not; it runs where it is.
@@ -114,7 +115,7 @@ def tag_text(
     """
     if isinstance(texts, str):
         raise TypeError("texts is a single string, expected several: pass [text].")
-    marks_spans = _marks_spans(label_names(model))
+    are_spans = marks_spans(label_names(model))
     waiting: deque[tuple[str, list[tuple[int, int]]]] = deque()
 
     def sentences() -> Iterator[list[str]]:
@@ -134,7 +135,7 @@ def tag_text(
         overlap=overlap,
         show_progress=show_progress,
     )
-    return (_items(*waiting.popleft(), words, marks_spans) for words in predictions)
+    return (group_words(*waiting.popleft(), words, are_spans) for words in predictions)
 
 
 def evaluate_tagger(
@@ -183,7 +184,7 @@ def evaluate_tagger(
             surplus.total(),
             sorted(surplus),
         )
-    if _marks_spans(names):
+    if marks_spans(names):
         scores, groups = entity_scores(predictions, references), "per_type"
     else:
         scores, groups = tagging_scores(predictions, references), "per_tag"
@@ -191,7 +192,8 @@ def evaluate_tagger(
     return scores | {f"f1_{name}": row["f1"] for name, row in per_group.items()}
 
 
-def _marks_spans(tags: Iterable[str]) -> bool:
+def marks_spans(tags: Iterable[str]) -> bool:
+    """Whether tags mark where spans begin and go on (`B-PER`, `I-PER`), or each word's own class."""
     return any(split_tag(tag)[0] not in ("", "O") for tag in tags)
 
 
@@ -205,7 +207,7 @@ def _check_shared_tags(model: PreTrainedModel, names: list[str], counts: Counter
             f"have {names}. Evaluate on data with the model's tags; if only the names differ, set "
             "model.config.id2label to the data's."
         )
-    if _marks_spans(names):
+    if marks_spans(names):
         for label_id, label in enumerate(labels):
             check_iob2_tag(label, f"model.config.id2label[{label_id}]")
     unknown = {tag: count for tag, count in counts.items() if tag not in labels}
@@ -218,10 +220,20 @@ def _check_shared_tags(model: PreTrainedModel, names: list[str], counts: Counter
         )
 
 
-def _items(
-    text: str, offsets: Sequence[tuple[int, int]], words: Sequence[WordTag], marks_spans: bool
+def group_words(
+    text: str, offsets: Sequence[tuple[int, int]], words: Sequence[WordTag], are_spans: bool
 ) -> list[dict[str, Any]]:
-    """Group tagged words: into entities, or each by itself where tags do not mark spans."""
+    """Group tagged words: into entities, or each by itself where tags do not mark spans.
+
+    Args:
+        text: The text.
+        offsets: First and exclusive last character of each of its words.
+        words: Their tags.
+        are_spans: What `marks_spans` says of the model's tags.
+
+    Returns:
+        The items that `tag_text` gives for one text.
+    """
     groups: list[tuple[str, list[int]]] = []
     previous_prefix, previous_type = "O", ""
     for index, word in enumerate(words):
@@ -229,7 +241,7 @@ def _items(
         # The prefixes of BIOES and BILOU too: E, L, S and U close an entity.
         starts = prefix in set("BSU") or previous_prefix in set("ELSU") or entity_type != previous_type
         if prefix != "O":
-            if starts or not marks_spans:
+            if starts or not are_spans:
                 groups.append((entity_type, []))
             groups[-1][1].append(index)
         previous_prefix, previous_type = prefix, entity_type

@@ -6,7 +6,6 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -14,13 +13,17 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
+from .data.text_lines import check_characters
 from .data.token_labels import check_fast, longest_input
+from .long_documents import cut_chunks, words_of_chunks
 from .models.teacher import accepted_arguments
 
 logger = logging.getLogger(__name__)
 
 # Sentences are sorted by length within so many batches: enough for little padding, and a stream stays a stream.
 BUFFERED_BATCHES = 64
+# Documents are longer than sentences: a buffer is full, too, with so many words for each sentence that it could hold.
+BUFFERED_WORDS = 64
 
 
 class WordTag(NamedTuple):
@@ -84,7 +87,7 @@ def predict_words(
         missing, example = 0, ""
         try:
             with tqdm(desc="Tagging", unit=" words", disable=not show_progress) as progress:
-                while buffer := list(islice(stream, BUFFERED_BATCHES * batch_size)):
+                for buffer in _buffers(stream, BUFFERED_BATCHES * batch_size):
                     windows = _cut_windows(tokenizer, buffer, room, overlap)
                     found = _run(model, tokenizer, windows, batch_size, progress)
                     for index, words in enumerate(buffer):
@@ -104,6 +107,20 @@ def predict_words(
                 )
 
     return predict()
+
+
+def _buffers(sentences: Iterable[list[str]], size: int) -> Iterator[list[list[str]]]:
+    """Lists of `size` sentences, or of fewer where they are long, so that what is held at once has a bound."""
+    buffer: list[list[str]] = []
+    words = 0
+    for sentence in sentences:
+        buffer.append(sentence)
+        words += len(sentence)
+        if len(buffer) == size or words >= size * BUFFERED_WORDS:
+            yield buffer
+            buffer, words = [], 0
+    if buffer:
+        yield buffer
 
 
 def label_names(model: PreTrainedModel) -> list[str]:
@@ -146,6 +163,10 @@ def _checked(sentences: Iterable[Sequence[str]]) -> Iterator[list[str]]:
         for word in words:
             if not isinstance(word, str):
                 raise TypeError(f"Sentence {number} holds {word!r}, expected only strings.")
+        try:
+            check_characters("".join(words))
+        except ValueError as error:
+            raise ValueError(f"Sentence {number}: {error}.") from error
         yield words
 
 
@@ -172,42 +193,14 @@ def _cut_windows(
             continue
         head, tail = content[0], content[-1] + 1
         columns = {name: encoded[name][row] for name in names}
-        starts = range(head, max(tail - overlap, head + 1), room - overlap)
-        tagged_from = _choose_windows(word_ids, starts, room, tail)
-        for start, first_tokens in tagged_from.items():
-            end = min(start + room, tail)
-            cut = {name: column[:head] + column[start:end] + column[tail:] for name, column in columns.items()}
+        chunks = cut_chunks(word_ids[head:tail], room, overlap)
+        for (start, end), first_tokens in zip(chunks, words_of_chunks(word_ids[head:tail], chunks), strict=True):
+            if not first_tokens:
+                continue
+            cut = {name: col[:head] + col[head + start : head + end] + col[tail:] for name, col in columns.items()}
             positions = {word: head + position - start for word, position in first_tokens.items()}
             windows.append(_Window(index, cut, positions))
     return windows
-
-
-def _choose_windows(
-    word_ids: Sequence[int | None], starts: Iterable[int], room: int, tail: int
-) -> dict[int, dict[int, int]]:
-    """For each start of a window the words to tag from it: those whose first token is nowhere farther from a border.
-
-    Returns:
-        The position in the sentence of each such first token, by word, by start of the window.
-    """
-    first_tokens: dict[int, int] = {}
-    for position, word in enumerate(word_ids):
-        if word is not None:
-            first_tokens.setdefault(word, position)
-    best: dict[int, tuple[int, int]] = {}
-    for start in starts:
-        end = min(start + room, tail)
-        for position in range(start, end):
-            word = word_ids[position]
-            if word is None or first_tokens[word] != position:
-                continue
-            distance = min(position - start, end - 1 - position)
-            if word not in best or distance > best[word][0]:
-                best[word] = distance, start
-    chosen: defaultdict[int, dict[int, int]] = defaultdict(dict)
-    for word, (_, start) in best.items():
-        chosen[start][word] = first_tokens[word]
-    return chosen
 
 
 def _run(

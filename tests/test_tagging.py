@@ -71,29 +71,35 @@ def tagged(rows: list[str], tags: list[list[str]], names: list[str]) -> Dataset:
     return Dataset.from_dict(columns, features=features)
 
 
-def brute_force(model, tokenizer, words, max_length, overlap):
-    """All windows of the tokenizer's own cut, one by one; for each word (distance, window, logits) of each."""
-    special = tokenizer.num_special_tokens_to_add()
-    encoded = tokenizer(
-        words,
-        is_split_into_words=True,
-        truncation=True,
-        max_length=max_length,
-        stride=overlap,
-        return_overflowing_tokens=True,
-    )
-    whole = tokenizer(words, is_split_into_words=True, add_special_tokens=False).word_ids()
+def word_windows(lengths, room, overlap):
+    """First and exclusive last word of each window, counted off word by word."""
+    windows, first = [], 0
+    while True:
+        last = first + 1
+        while last < len(lengths) and sum(lengths[first : last + 1]) <= room:
+            last += 1
+        windows.append((first, last))
+        if last == len(lengths):
+            return windows
+        first = last
+        while sum(lengths[first:last]) < overlap and sum(lengths[first - 1 : last + 1]) <= room:
+            first -= 1
+        while sum(lengths[first - 1 :]) <= room:
+            first -= 1
+
+
+def brute_force(model, tokenizer, words, room, overlap):
+    """All windows, one by one; for each word (distance, window, logits) of each."""
+    pieces = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
     found = [[] for _ in words]
-    for window, ids in enumerate(encoded["input_ids"]):
+    for window, (first, last) in enumerate(word_windows([len(ids) for ids in pieces], room, overlap)):
+        ids = [token for word in pieces[first:last] for token in word]
+        inputs = [tokenizer.cls_token_id, *ids, tokenizer.sep_token_id]
         with torch.no_grad():
-            logits = model(input_ids=torch.tensor([ids])).logits[0, 1:-1].numpy()
-        first = window * (max_length - special - overlap)
-        assert ids[1:-1] == tokenizer(words, is_split_into_words=True)["input_ids"][1:-1][first : first + len(logits)]
-        for position, values in enumerate(logits):
-            token = first + position
-            if token == 0 or whole[token] != whole[token - 1]:
-                distance = min(position, len(logits) - 1 - position)
-                found[whole[token]].append((distance, window, values))
+            logits = model(input_ids=torch.tensor([inputs])).logits[0, 1:-1].numpy()
+        for word in range(first, last):
+            position = sum(map(len, pieces[first:word]))
+            found[word].append((min(position, len(ids) - 1 - position), window, logits[position]))
     return found
 
 
@@ -101,7 +107,7 @@ def brute_force(model, tokenizer, words, max_length, overlap):
 def test_long_sentence_takes_each_word_from_its_best_window(overlap):
     model, tokenizer = random_tagger(), tiny_tokenizer()
     (words,) = random_sentences([45], seed=overlap)
-    windows_of_words = brute_force(model, tokenizer, words, 12, overlap)
+    windows_of_words = brute_force(model, tokenizer, words, 10, overlap)
     best = [min(found, key=lambda one: (-one[0], one[1]))[2] for found in windows_of_words]
     (result,) = predict_words(model, tokenizer, [words], max_length=12, overlap=overlap)
     assert [word.tag for word in result] == [TAGS[logits.argmax()] for logits in best]
@@ -116,8 +122,11 @@ def test_long_sentence_takes_each_word_from_its_best_window(overlap):
 def test_default_windows_fill_the_model_and_overlap_by_a_quarter():
     model = Lookup(["O", "B-X"])
     list(tag_words(model, tiny_tokenizer(), [["a"] * 150], batch_size=1))
-    # 64 positions, 62 of them for words, the starts 46 apart: 0, 46 and 92.
-    assert sorted(model.widths) == [(1, 60), (1, 64), (1, 64)]
+    # 64 positions, 62 of them for words; the starts are 0, 46 and 88, from where on the rest fits.
+    assert sorted(model.widths) == [(1, 64), (1, 64), (1, 64)]
+    model.widths.clear()
+    list(tag_words(model, tiny_tokenizer(), [["a"] * 125], batch_size=1))
+    assert len(model.widths) == 3  # two of 62 overlap by 16 and reach to 108
 
 
 @pytest.mark.parametrize("padding_side", ["right", "left"])

@@ -199,7 +199,8 @@ def _plain_tensors(tensor: torch.Tensor) -> list[torch.Tensor]:
 
 def _measure(model: nn.Module, function: Callable[[], object], *, repeats: int, warm_up: int) -> list[float]:
     """Seconds of each timed call in eval mode; kernels on a GPU are waited for."""
-    device = next(model.parameters()).device
+    # An ONNX model has no parameters of torch.
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
     def timed() -> float:
         start = time.perf_counter()

@@ -28,6 +28,7 @@ from ..data.mixing import mix_rows
 from ..data.token_labels import longest_input
 from ..hub.model_card import Task as CardTask
 from ..hub.model_card import write_model_card
+from ..long_documents import state_length
 from ..models.alad_construction import load_tokenizer
 from ..models.modeling_alad import AlAdPreTrainedModel
 from ..models.student import load_student
@@ -141,7 +142,7 @@ def load_parts(
         )
     set_seed(seed)
     tokenizer = tokenizer or AutoTokenizer.from_pretrained(
-        encoder if isinstance(encoder, str) else encoder.name_or_path
+        encoder if isinstance(encoder, str) else encoder.name_or_path, trust_remote_code=False
     )
     if isinstance(teacher, str):
         teacher = load_teacher(teacher)
@@ -151,6 +152,7 @@ def load_parts(
         encoder = load_student(encoder)
     if keep_layers is not None:
         encoder = truncate_layers(encoder.base_model, list(keep_layers))
+    state_length(tokenizer, encoder.config)
     return Parts(encoder, tokenizer, teacher, teacher_tokenizer)
 
 

@@ -1,0 +1,194 @@
+"""`alad-hf compress`: a model in, a smaller model out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, Literal, get_args
+
+import typer
+from transformers import PreTrainedModel
+
+from .application import Report, console, verb
+from .models import load_model
+from .options import Output, TextFiles, read_lines
+from .tables import facts_table
+from .train import layer_indices
+
+Method = Literal["truncate", "graft", "prune", "recursive", "svd", "autoencoder", "lighttoken", "pq", "int8", "int4"]
+
+_OPTIONS_OF: dict[str, tuple[str, ...]] = {
+    "truncate": ("layers", "num_layers", "text", "refit"),
+    "graft": ("num_layers", "strategy", "text", "refit", "seed"),
+    "prune": ("heads", "neurons", "text", "refit", "seed"),
+    "recursive": ("num_layers", "embedding_size", "num_bytes", "text"),
+}
+_OPTIONS_OF_EMBEDDINGS = ("ratio", "num_bytes", "seed")
+
+
+@verb()
+def compress(
+    model: Annotated[str, typer.Argument(help="Folder or Hub id of an encoder, a tagger or a question answerer.")],
+    output: Output,
+    method: Annotated[
+        Method,
+        typer.Option(
+            help="truncate: keep some layers; graft: merge neighbouring layers; prune: keep the most important heads "
+            "and neurons; recursive: one layer that is called many times. The others compress the token embeddings: "
+            "svd, autoencoder, lighttoken (binary codes), pq (product quantization), int8, int4."
+        ),
+    ],
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help='truncate: layers to keep, such as 0,1, or "bottom", "top", "every_second", "by_similarity".'
+        ),
+    ] = None,
+    num_layers: Annotated[int | None, typer.Option(help="Layers of the result; of truncate by a rule.")] = None,
+    strategy: Annotated[
+        Literal["fixed", "similar"] | None,
+        typer.Option(help="graft: neighbours in groups of like size, or the most similar ones. [default: fixed]"),
+    ] = None,
+    heads: Annotated[int | None, typer.Option(help="prune: heads of each layer to keep; all if omitted.")] = None,
+    neurons: Annotated[int | None, typer.Option(help="prune: neurons of each layer to keep; all if omitted.")] = None,
+    text: TextFiles = None,
+    refit: Annotated[
+        bool | None,
+        typer.Option(help="truncate, graft, prune: fit what is left to the original on the text, in closed form."),
+    ] = None,
+    ratio: Annotated[float | None, typer.Option(help="Embeddings: how many times smaller than in float32.")] = None,
+    embedding_size: Annotated[
+        int | None, typer.Option(help="recursive: width of the embedding tables. [default: 128]")
+    ] = None,
+    num_bytes: Annotated[
+        int | None,
+        typer.Option("--bytes", help="Bytes that the embeddings, or the recursive encoder, may take, not a ratio."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="Any other argument of the Python call, such as rank=64; repeat for more."),
+    ] = None,
+) -> Report:
+    """Make a smaller model, saved with its tokenizer; a task head is kept."""
+    from ..evaluation.efficiency import count_parameters, stored_bytes
+    from ..long_documents import state_length
+
+    given = {
+        "layers": layers,
+        "num_layers": num_layers,
+        "strategy": strategy,
+        "heads": heads,
+        "neurons": neurons,
+        "text": text or None,
+        "refit": refit,
+        "ratio": ratio,
+        "embedding_size": embedding_size,
+        "num_bytes": num_bytes,
+        "seed": seed,
+    }
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    useless = sorted(set(options) - set(_OPTIONS_OF.get(method, _OPTIONS_OF_EMBEDDINGS)))
+    if useless:
+        raise ValueError(
+            f"With --method {method} there is nothing that {_flags(useless)} could do: leave it out. It reads "
+            f"{_flags(_OPTIONS_OF.get(method, _OPTIONS_OF_EMBEDDINGS))}."
+        )
+    _, original, tokenizer = load_model(model)
+    if "text" in options:
+        options["texts"] = read_lines(options.pop("text"))
+        options["tokenizer"] = tokenizer
+    smaller = _MAKERS.get(method, _embeddings(method))(original, options | _parsed(option or []))
+    state_length(tokenizer, smaller.config)
+    smaller.save_pretrained(output)
+    tokenizer.save_pretrained(output)
+    facts = {
+        "output": str(output),
+        "parameters": count_parameters(smaller),
+        "parameters_before": count_parameters(original),
+        "stored_megabytes": stored_bytes(smaller) / 1e6,
+        "stored_megabytes_before": stored_bytes(original) / 1e6,
+    }
+    console.print(f"Saved in {output}.")
+    record = getattr(smaller.config, "compression", None)
+    return Report({"method": method, **facts, "compression": record}, facts_table(facts))
+
+
+def _parsed(listed: list[str]) -> dict[str, Any]:
+    """Arguments from `name=value`, the value as YAML reads it.
+
+    Raises:
+        ValueError: One of them has no name.
+    """
+    import yaml  # type: ignore[import-untyped]
+
+    arguments = {}
+    for one in listed:
+        name, sign, value = one.partition("=")
+        if not sign or not name.strip().isidentifier():
+            raise ValueError(f"--option takes name=value, such as rank=64, got {one!r}.")
+        arguments[name.strip()] = yaml.safe_load(value)
+    return arguments
+
+
+def _flags(names: Sequence[str]) -> str:
+    return ", ".join("--bytes" if name == "num_bytes" else "--" + name.replace("_", "-") for name in names)
+
+
+def _truncate(model: PreTrainedModel, options: dict[str, Any]) -> PreTrainedModel:
+    from ..compression.truncation import LayerMap, truncate_layers
+
+    listed = options.pop("layers", None)
+    if listed is None:
+        raise ValueError(
+            f"--method truncate needs --layers: indices such as 0,1, or one of {list(get_args(LayerMap))}."
+        )
+    if listed not in get_args(LayerMap):
+        listed = layer_indices(listed)
+    return truncate_layers(model, listed, options.pop("num_layers", None), **options)
+
+
+def _graft(model: PreTrainedModel, options: dict[str, Any]) -> PreTrainedModel:
+    from ..compression.grafting import graft_layers
+
+    if "num_layers" not in options:
+        raise ValueError("--method graft needs --num-layers, how many layers are left.")
+    return graft_layers(model, options.pop("num_layers"), **_with_text("graft", options))
+
+
+def _prune(model: PreTrainedModel, options: dict[str, Any]) -> PreTrainedModel:
+    from ..compression.width_pruning import prune_width
+
+    return prune_width(model, **_with_text("prune", options))
+
+
+def _recursive(model: PreTrainedModel, options: dict[str, Any]) -> PreTrainedModel:
+    from ..compression.recursive import make_recursive_student
+
+    names = {"num_layers": "num_hidden_layers", "num_bytes": "max_bytes"}
+    return make_recursive_student(model, **{names.get(name, name): value for name, value in options.items()})
+
+
+def _with_text(method: str, options: dict[str, Any]) -> dict[str, Any]:
+    if "texts" not in options:
+        raise ValueError(f"--method {method} reads text, some thousand sentences without labels: pass --text.")
+    return options
+
+
+def _embeddings(method: str) -> Callable[[PreTrainedModel, dict[str, Any]], PreTrainedModel]:
+    def compress_them(model: PreTrainedModel, options: dict[str, Any]) -> PreTrainedModel:
+        from ..compression.embeddings import compress_embeddings
+
+        if "num_bytes" in options:
+            options["bytes"] = options.pop("num_bytes")
+        shown = console.is_terminal and not console.quiet
+        return compress_embeddings(model, method, **{"progress": shown, **options})
+
+    return compress_them
+
+
+_MAKERS: dict[str, Callable[[PreTrainedModel, dict[str, Any]], PreTrainedModel]] = {
+    "truncate": _truncate,
+    "graft": _graft,
+    "prune": _prune,
+    "recursive": _recursive,
+}

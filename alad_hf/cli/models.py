@@ -1,0 +1,82 @@
+"""Models that are named on the command line."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForQuestionAnswering,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerBase,
+)
+
+from ..hub.finished_models import load_finished
+from ..hub.pretrained_weights import resolve_pretrained
+from ..models.student import load_student
+
+Kind = Literal["tagger", "answerer", "encoder"]
+Backend = Literal["torch", "onnx"]
+Loaded: TypeAlias = tuple[Kind, Any, PreTrainedTokenizerBase]
+
+_AUTO_CLASSES: dict[str, Any] = {"tagger": AutoModelForTokenClassification, "answerer": AutoModelForQuestionAnswering}
+
+
+def kind_of(name: str) -> Kind:
+    """What a checkpoint is for, by the architecture that its config names."""
+    architectures = AutoConfig.from_pretrained(name, trust_remote_code=False).architectures or []
+    for part, kind in (("ForTokenClassification", "tagger"), ("ForQuestionAnswering", "answerer")):
+        if any(part in architecture for architecture in architectures):
+            return kind  # type: ignore[return-value]
+    return "encoder"
+
+
+def load_model(name: str, device: str = "cpu", backend: Backend | None = None, threads: int | None = None) -> Loaded:
+    """Load a model with the head that it was saved with, and its tokenizer.
+
+    Args:
+        name: Folder or Hub id.
+        device: Where the model goes.
+        backend: What runs it; by default ONNX for a folder that `alad-hf export` wrote.
+        threads: Of the CPU; by default what the backend takes.
+
+    Returns:
+        What it is for, the model in eval mode, and the tokenizer.
+
+    Raises:
+        ValueError: An ONNX model on another device than the CPU.
+    """
+    from ..export import is_onnx_folder, load_onnx
+
+    if backend == "onnx" or (backend is None and is_onnx_folder(name)):
+        if device != "cpu":
+            raise ValueError(f"ONNX models run on the CPU: leave out --device {device}, or take the torch model.")
+        onnx_model, tokenizer = load_onnx(name, threads=threads)
+        kinds: dict[str, Kind] = {"token-classification": "tagger", "question-answering": "answerer"}
+        return kinds[onnx_model.task], onnx_model, tokenizer
+    if threads is not None:
+        torch.set_num_threads(threads)
+    source = resolve_pretrained(name)
+    kind = kind_of(source)
+    model: Any = load_student(source) if kind == "encoder" else load_finished(_AUTO_CLASSES[kind], source)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    return kind, model.to(device).eval(), tokenizer
+
+
+def load_task_model(
+    name: str, device: str = "cpu", backend: Backend | None = None, threads: int | None = None
+) -> Loaded:
+    """Load a tagger or a question answerer; see `load_model`.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    kind, model, tokenizer = load_model(name, device, backend, threads)
+    if kind == "encoder":
+        raise ValueError(
+            f"{name} is a {type(model).__name__} without a head: it neither tags nor answers. Train it with "
+            "`alad-hf train`, or name a trained model."
+        )
+    return kind, model, tokenizer

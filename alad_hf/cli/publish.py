@@ -1,0 +1,101 @@
+"""`alad-hf export`, `alad-hf card` and `alad-hf push`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .application import Report, console, verb
+from .evaluate import Split, load_split, score
+from .models import kind_of, load_task_model
+from .options import BatchSize, Data
+from .tables import facts_table
+
+
+@verb()
+def export(
+    model: Annotated[str, typer.Argument(help="Folder or Hub id of a tagger or a question answerer.")],
+    output: Annotated[Path, typer.Option(help="Folder for the ONNX model, new or empty.")],
+    int8: Annotated[bool, typer.Option("--int8", help="Quantize the weights to int8.")] = False,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(help="Largest relative difference of the logits from torch; 1e-3 in float, 0.25 in int8."),
+    ] = None,
+    opset: Annotated[int, typer.Option(help="Version of the ONNX operators.")] = 18,
+    data: Annotated[str | None, typer.Option(help="Score the model before and after on this data.")] = None,
+    split: Split = "test",
+) -> Report:
+    """Write a model as ONNX, and check that it computes what torch does."""
+    from ..export import export_onnx
+    from ..hub.pretrained_weights import resolve_pretrained
+
+    source = resolve_pretrained(model)
+    done = export_onnx(
+        source,
+        output,
+        quantize="int8" if int8 else None,
+        tolerance=tolerance,
+        opset=opset,
+        dataset=None if data is None else load_split(kind_of(source), data, split),
+    )
+    facts = done.as_dict()
+    shown: dict[str, object] = {name: facts[name] for name in facts if isinstance(facts[name], (str, int, float))}
+    for backend, row in (done.scores or {}).items():
+        shown |= {f"{name}, {backend}": value for name, value in row.items()}
+    return Report(facts, facts_table(shown))
+
+
+@verb()
+def card(
+    model: Annotated[Path, typer.Argument(help="Folder of a trained AlAd model; its README.md is written.")],
+    data: Data,
+    split: Split = "test",
+    batch_size: BatchSize = 32,
+    language: Annotated[str | None, typer.Option(help="ISO 639 code of the model's language.")] = "en",
+    license: Annotated[str | None, typer.Option(help="Licence id of the Hub.")] = "apache-2.0",
+    repo_id: Annotated[str | None, typer.Option(help="Name on the Hub; the folder's if omitted.")] = None,
+) -> Report:
+    """Score a model and write its model card."""
+    from ..hub.model_card import write_model_card
+    from ..tagging import marks_spans
+    from ..word_prediction import label_names
+
+    kind, loaded, tokenizer = load_task_model(str(model))
+    scores = score(kind, loaded, tokenizer, load_split(kind, data, split), batch_size)
+    task = "question-answering" if kind == "answerer" else "ner" if marks_spans(label_names(loaded)) else "pos"
+    path = write_model_card(
+        loaded,
+        model,
+        task=task,  # type: ignore[arg-type]
+        dataset_name=data,
+        metrics=scores,
+        split=split,
+        language=language,
+        license=license,
+        repo_id=repo_id,
+    )
+    console.print(f"Wrote {path}.")
+    return Report({"path": str(path), "scores": scores}, facts_table({"card": path}))
+
+
+@verb()
+def push(
+    folder: Annotated[Path, typer.Argument(help="Folder of a checkpoint with its tokenizer and its card.")],
+    repo_id: Annotated[str, typer.Argument(help="organisation/model on the Hub.")],
+    private: Annotated[
+        bool | None,
+        typer.Option(help="Whether a new repository is private; as the organisation has set if omitted."),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch to commit to; main if omitted.")] = None,
+    message: Annotated[str, typer.Option(help="What the history of the repository shows.")] = (
+        "Upload model, tokenizer, card and code"
+    ),
+) -> Report:
+    """Upload a checkpoint to the Hub in one commit, as the user of `hf auth login` or HF_TOKEN."""
+    from ..hub.push import push_checkpoint
+
+    done = push_checkpoint(folder, repo_id, private=private, revision=revision, commit_message=message)
+    facts = {"commit_url": done.commit_url, "oid": done.oid}
+    return Report(facts, facts_table(facts))

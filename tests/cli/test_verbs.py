@@ -1,0 +1,338 @@
+"""Every verb does what its call in Python does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import TAGS, tiny_tokenizer
+from transformers import AutoModel, AutoModelForTokenClassification
+
+from alad_hf import AlAdForTokenClassification, AlAdModel
+from alad_hf.data import load_token_classification
+from alad_hf.tagging import evaluate_tagger, tag_text
+
+TASK = ["--data", "{corpus}", "--output", "{out}"]
+TEXT = "Smith visited New York.\n\nJones works in Berlin 🙂\n"
+
+
+def test_help_names_every_verb(run) -> None:
+    shown = run("--help").stdout
+    for verb in ("quickstart", "compress", "align", "train", "evaluate", "predict", "benchmark", "export", "card"):
+        assert f" {verb} " in shown
+        assert "--config" in run(verb, "--help").stdout
+    assert "--install-completion" in shown and "130 interrupted" in shown
+
+
+def test_train(folder: Path, tmp_path: Path, run) -> None:
+    out = tmp_path / "out"
+    done = run(
+        *("train", folder / "student", "--teacher", folder / "teacher", "--data", folder / "corpus", "--output", out),
+        *("--epochs", 1, "--batch-size", 8, "--window-size", 3, "--distillation-weight", 0.5, "--text"),
+        *(folder / "text.txt", "--no-freeze-embeddings", "--teacher-layers", 1, "--teacher-layers", 2, "--json"),
+    )
+    result = json.loads(done.stdout)
+    assert (result["output"], result["split"]) == (str(out), "test") and 0 <= result["scores"]["f1"] <= 1
+    config = json.loads((out / "config.json").read_text())
+    chosen = {"window_size": 3, "distillation_weight": 0.5, "freeze_embeddings": False, "teacher_layers": [1, 2]}
+    assert chosen.items() <= config.items()
+    assert "alignment-adapter" in (out / "README.md").read_text()
+    data = load_token_classification(folder / "corpus")
+    model = AutoModelForTokenClassification.from_pretrained(out)
+    assert evaluate_tagger(model, tiny_tokenizer(), data["test"]) == result["scores"]
+    assert "Saved in" in done.stderr
+
+
+def test_evaluate(folder: Path, run) -> None:
+    model = AutoModelForTokenClassification.from_pretrained(folder / "tagger")
+    data = load_token_classification(folder / "corpus")
+    scores = json.loads(run("evaluate", folder / "tagger", "--data", folder / "corpus", "--json").stdout)
+    assert scores == evaluate_tagger(model, tiny_tokenizer(), data["test"])
+    shown = run("evaluate", folder / "tagger", "--data", folder / "corpus", "--split", "train").stdout
+    expected = evaluate_tagger(model, tiny_tokenizer(), data["train"])
+    assert f"{100 * expected['accuracy']:.2f}" in shown
+
+
+def test_predict(folder: Path, tmp_path: Path, run) -> None:
+    model = AutoModelForTokenClassification.from_pretrained(folder / "tagger")
+    expected = list(tag_text(model, tiny_tokenizer(), TEXT.splitlines()))
+    rows = [json.loads(line) for line in run("predict", folder / "tagger", stdin=TEXT).stdout.splitlines()]
+    assert [row["entities"] for row in rows] == expected and any(expected)
+
+    (tmp_path / "in.jsonl").write_text(json.dumps({"tokens": ["Smith", "visited"], "id": 1}) + "\n")
+    out = tmp_path / "made" / "out.conll"
+    done = run(
+        *("predict", folder / "tagger", tmp_path / "in.jsonl", "--output", out, "--output-format", "conll"),
+    )
+    assert [line.split("\t")[0] for line in out.read_text().splitlines()] == ["Smith", "visited", ""]
+    assert out.read_text().split("\t")[1].split("\n")[0] in TAGS
+    assert done.stdout == "" and "Wrote 1 predictions" in done.stderr
+    assert run("predict", folder / "tagger", out, "--output", tmp_path / "quiet", "--quiet").stderr == ""
+    run("predict", folder / "tagger", out, "--output", out, code=1)
+
+
+def test_predict_tags_a_long_document_to_its_end(folder: Path, tmp_path: Path, run) -> None:
+    document = "Smith visited New York 🙂\r\n" * 100
+    (tmp_path / "document.txt").write_bytes(document.encode())
+    arguments = ("predict", folder / "tagger", tmp_path / "document.txt", "--input-format", "document")
+    (row,) = run(*arguments, "--max-length", 20, "--overlap", 8).stdout.splitlines()
+    row = json.loads(row)
+    assert row["text"] == document
+    assert all(document[one["start"] : one["end"]] == one["text"] for one in row["entities"])
+    assert row["entities"][-1]["start"] > len(document) - 30
+
+
+def test_align_by_training_and_in_closed_form(folder: Path, tmp_path: Path, run) -> None:
+    common = ("align", folder / "student", "--teacher", folder / "teacher", "--text", folder / "text.txt", "--json")
+    done = run(*common, "--output", tmp_path / "trained", "--window-size", 3, "--epochs", 2)
+    trained = json.loads(done.stdout)
+    assert trained["steps"] == 2 * 3 and trained["last_loss"] > 0  # 80 lines that are not blank, 32 a step
+    model = AlAdForTokenClassification.from_pretrained(tmp_path / "trained")
+    assert model.config.freeze_student and model.config.window_size == 3
+    student = AlAdForTokenClassification.from_pretrained(folder / "tagger")
+    for name, parameter in model.base_model.encoder.named_parameters():
+        assert torch.equal(parameter, student.base_model.encoder.get_parameter(name))
+
+    solved = json.loads(run(*common, "--output", tmp_path / "solved", "--method", "closed-form").stdout)
+    assert solved["mse_after"] < solved["mse_before"] and solved["tokens"] > 400
+    assert len(
+        list(tag_text(AlAdForTokenClassification.from_pretrained(tmp_path / "solved"), tiny_tokenizer(), ["a"]))
+    )
+    message = run(*common, "--output", tmp_path / "no", "--method", "closed-form", "--epochs", 1, code=1).stderr
+    assert "nothing that epochs could do" in message
+    assert (
+        "nothing that regularisation could do" in run(*common, "--output", "x", "--regularisation", 1, code=1).stderr
+    )
+
+
+def test_align_with_a_bare_encoder_gives_a_bare_model(folder: Path, tmp_path: Path, run) -> None:
+    run(
+        *("align", folder / "student", "--teacher", folder / "student", "--text", folder / "text.txt"),
+        *("--output", tmp_path / "out", "--train-student", "--quiet"),
+    )
+    model = AlAdModel.from_pretrained(tmp_path / "out")
+    assert not model.config.freeze_student
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("truncate", "--layers", "1"),
+        ("truncate", "--layers", "by_similarity", "--num-layers", 1, "--text", "{text}", "--refit"),
+        ("graft", "--num-layers", 1, "--text", "{text}", "--strategy", "similar", "--no-refit"),
+        ("prune", "--heads", 1, "--neurons", 12, "--text", "{text}", "--seed", 3),
+    ],
+    ids=lambda options: options[0],
+)
+def test_compress(folder: Path, tmp_path: Path, run, options: tuple) -> None:
+    options = [str(option).format(text=folder / "text.txt") for option in options]
+    done = run("compress", folder / "teacher", "--output", tmp_path / "out", "--json", "--method", *options)
+    facts = json.loads(done.stdout)
+    assert facts["parameters"] < facts["parameters_before"]
+    assert facts["stored_megabytes"] < facts["stored_megabytes_before"]
+    model = AutoModelForTokenClassification.from_pretrained(tmp_path / "out")  # the head is kept
+    assert model.num_parameters() == facts["parameters"]
+    assert list(model.config.id2label.values()) == TAGS
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("svd", "--bytes", 2000),
+        ("autoencoder", "--ratio", 2, "--option", "epochs=1", "--option", "final_epochs=1"),
+        ("lighttoken", "--option", "bits=4", "--option", "refinement=0", "--seed", 1),
+        ("pq", "--ratio", 3),
+        ("int8",),
+        ("int4",),
+    ],
+    ids=lambda options: options[0],
+)
+def test_compress_embeddings(folder: Path, tmp_path: Path, run, options: tuple) -> None:
+    arguments = ("compress", folder / "teacher", "--output", tmp_path / "out", "--json", "--method", *options)
+    facts = json.loads(run(*arguments).stdout)
+    model = AutoModelForTokenClassification.from_pretrained(tmp_path / "out")
+    assert model.config.compression == facts["compression"]
+    assert facts["compression"]["embedding"]["method"]
+    assert facts["stored_megabytes"] < facts["stored_megabytes_before"]
+    next(tag_text(model, tiny_tokenizer(), ["Smith"]))
+
+
+def test_compress_to_a_recursive_encoder(folder: Path, tmp_path: Path, run) -> None:
+    options = ("--num-layers", 3, "--bytes", 20_000, "--text", folder / "text.txt", "--json")
+    done = run("compress", folder / "student", "--output", tmp_path / "out", "--method", "recursive", *options)
+    encoder = AutoModel.from_pretrained(tmp_path / "out")
+    assert encoder.config.num_hidden_layers == 3 and encoder.config.model_type == "minialbert"
+    assert 0 < 4 * encoder.num_parameters() <= 20_000
+    assert json.loads(done.stdout)["method"] == "recursive"
+    # It is a student as any other.
+    run(
+        *("align", tmp_path / "out", "--teacher", folder / "teacher", "--text", folder / "text.txt", "--method"),
+        *("closed-form", "--output", tmp_path / "aligned"),
+    )
+
+
+@pytest.mark.parametrize("models", [["student"], ["teacher", "tagger"]])
+def test_benchmark(folder: Path, run, models: list[str]) -> None:
+    data = [] if models == ["student"] else ["--data", folder / "corpus"]
+    common = ("benchmark", *(folder / name for name in models), *data, "--tokens", 8, "--repeats", 2)
+    rows = json.loads(run(*common, "--batch-size", 2, "--json").stdout)
+    assert [Path(row["model"]).name for row in rows] == models
+    for row in rows:
+        assert row["parameters"] > 0 and row["sentences_per_second"] > 0
+        ((one),) = row["latency"]
+        assert (one["batch_size"], one["tokens"]) == (2, 8) and 0 < one["median_ms"] <= one["p90_ms"]
+    if data:
+        model = AutoModelForTokenClassification.from_pretrained(folder / "teacher")
+        test = load_token_classification(folder / "corpus")["test"]
+        assert rows[0]["scores"] == evaluate_tagger(model, tiny_tokenizer(), test)
+        shown = run(*common).stdout
+        assert "ms, 1 x" in shown and "ms, 32 x" in shown and f"{100 * rows[0]['scores']['f1']:.2f}" in shown
+
+
+def test_export_then_predict_evaluate_and_benchmark(folder: Path, tmp_path: Path, run) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'alad_hf[export]'")
+    pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install 'alad_hf[export]'")
+    out = tmp_path / "onnx"
+    facts = json.loads(run("export", folder / "tagger", "--output", out, "--data", folder / "corpus", "--json").stdout)
+    assert facts["scores"]["onnx"] == pytest.approx(facts["scores"]["torch"])
+    texts = [json.loads(line) for line in run("predict", folder / "tagger", stdin=TEXT).stdout.splitlines()]
+    for backend in ([], ["--backend", "onnx", "--threads", 1]):
+        found = [json.loads(line) for line in run("predict", out, *backend, stdin=TEXT).stdout.splitlines()]
+        for row, expected in zip(found, texts, strict=True):
+            assert [(one["label"], one["start"], one["end"]) for one in row["entities"]] == [
+                (one["label"], one["start"], one["end"]) for one in expected["entities"]
+            ]
+    assert json.loads(run("evaluate", out, "--data", folder / "corpus", "--json").stdout)["accuracy"] >= 0
+    (row,) = json.loads(run("benchmark", out, "--tokens", 8, "--repeats", 2, "--json").stdout)
+    assert row["parameters"] is None and row["stored_megabytes"] > 0 and row["sentences_per_second"] > 0
+    assert "run on the CPU" in run("predict", out, "--device", "cuda", code=1).stderr
+    assert "exist" in run("export", folder / "tagger", "--output", out, code=1).stderr
+
+
+def test_card(folder: Path, tmp_path: Path, run) -> None:
+    model = AlAdForTokenClassification.from_pretrained(folder / "tagger")
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    done = run("card", tmp_path, "--data", folder / "corpus", "--repo-id", "me/mine", "--language", "de", "--json")
+    card = (tmp_path / "README.md").read_text()
+    assert "me/mine" in card and "language: de" in card
+    scores = json.loads(done.stdout)["scores"]
+    assert scores == evaluate_tagger(model, tiny_tokenizer(), load_token_classification(folder / "corpus")["test"])
+    assert f"{scores['accuracy']:.3f}"[:4] in card
+    assert "describes an AlAdFor" in run("card", folder / "teacher", "--data", folder / "corpus", code=1).stderr
+
+
+def test_push_asks_for_a_complete_checkpoint(folder: Path, tmp_path: Path, run) -> None:
+    assert "There is no folder" in run("push", tmp_path / "nowhere", "me/mine", code=1).stderr
+
+
+def test_push_makes_the_call(folder: Path, monkeypatch: pytest.MonkeyPatch, run) -> None:
+    calls = []
+
+    class Commit:
+        commit_url, oid = "https://hub/commit/1", "1"
+
+    monkeypatch.setattr(
+        "alad_hf.hub.push.push_checkpoint", lambda *args, **kwargs: calls.append((args, kwargs)) or Commit()
+    )
+    done = run("push", folder / "tagger", "me/mine", "--private", "--revision", "new", "--message", "First", "--json")
+    assert json.loads(done.stdout) == {"commit_url": "https://hub/commit/1", "oid": "1"}
+    expected = {"private": True, "revision": "new", "commit_message": "First"}
+    assert calls == [((folder / "tagger", "me/mine"), expected)]
+
+
+def test_quickstart_makes_the_call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, run) -> None:
+    from alad_hf.quickstart import QuickstartResult, Row
+
+    calls = []
+
+    def quickstart(output: Path, **arguments: object) -> QuickstartResult:
+        calls.append((output, arguments))
+        arguments["report"]("Training: teacher")
+        return QuickstartResult([Row("teacher", 0.5, 2_000_000, 10_000, 8.0, 100.0, 0.25)], output / "alad", 1.0)
+
+    monkeypatch.setattr("alad_hf.quickstart.quickstart", quickstart)
+    monkeypatch.setattr("alad_hf.quickstart.tag_in_fresh_process", lambda folder, sentence: "PER 0.9 Ada\n")
+    done = run("quickstart", "--output", tmp_path, "--layers", 1, "--seed", 4)
+    assert "50.0" in done.stdout and "25 %" in done.stdout and "PER 0.9 Ada" in done.stdout
+    assert "Training: teacher" in done.stderr
+    (output, arguments) = calls[0]
+    assert output == tmp_path and (arguments["layers"], arguments["seed"], arguments["texts"]) == (1, 4, None)
+    (row,) = json.loads(run("quickstart", "--json", "--quiet").stdout)
+    assert row["name"] == "teacher"
+
+
+def test_questions_from_training_to_answers(folder: Path, tmp_path: Path, run) -> None:
+    context = "Smith visited New York and works in Berlin"
+    questions = [
+        {"id": str(n), "question": "visited", "answers": [{"text": "New York", "answer_start": 14}]} for n in (1, 2)
+    ]
+    squad = {"data": [{"paragraphs": [{"context": context, "qas": questions}]}]}
+    for split in ("train", "dev"):
+        (tmp_path / f"{split}.json").write_text(json.dumps(squad))
+    common = ("--task", "qa", "--data", tmp_path, "--epochs", 1)
+    teacher, out = tmp_path / "teacher", tmp_path / "out"
+    run("train", folder / "student", *common, "--output", teacher)
+    done = run("train", folder / "student", *common, "--output", out, "--teacher", teacher, "--frozen")
+    assert "exact_match" in done.stdout and "Saved in" in done.stderr
+
+    scores = run("evaluate", out, "--data", tmp_path, "--split", "validation", "--json")
+    assert json.loads(scores.stdout)["total"] == 2
+    asked = {"question": "visited", "context": context}
+    row = json.loads(run("predict", out, stdin=json.dumps(asked) + "\n").stdout)
+    answer = row["answer"]
+    assert asked.items() <= row.items() and context[answer["start"] : answer["end"]] == answer["answer"]
+    assert "Line 1 is 'Who?', no JSON" in run("predict", out, stdin="Who?\n", code=1).stderr
+    assert "as JSON lines" in run("predict", out, "--output-format", "conll", code=1).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "{tagger}", "--data", "{corpus}", "--split", "dev"], "no split 'dev'; it has"),
+        (["evaluate", "{nowhere}", "--data", "{corpus}"], "nowhere"),
+        (["evaluate", "{student}", "--data", "{corpus}"], "without a head"),
+        (["evaluate", "{tagger}", "--data", "{corpus}/absent.conll"], "absent.conll"),
+        (["benchmark", "{student}", "--data", "{corpus}"], "without a head cannot be scored"),
+        (["predict", "{tagger}", "{corpus}/absent.txt"], "is not a file"),
+        (["predict", "{tagger}", "{corpus}/train.conll", "--resume"], "name it with --output"),
+        (["predict", "{tagger}", "--overlap", "62"], "overlap=62 must be at least 0"),
+        (["train", "{student}", "--keep-layers", "0,7", *TASK], "layers from 0 to 1"),
+        (["train", "{student}", "--keep-layers", "0;7", *TASK], "listed by their indices"),
+        (["train", "{student}", "--frozen", *TASK], "nothing that freeze_student could do"),
+        (["train", "{student}", "--window-size", "5", *TASK], "nothing that window_size could do"),
+        (["train", "{student}", "--epochs", "0", *TASK], "Budget(epochs=0) must be 1 or more"),
+        (["train", "{student}", "--task", "qa", "--text", "x.txt", *TASK], "--text is for tagging"),
+        (["train", "{student}", "--teacher", "{teacher}", "--window-size", "4", *TASK], "window_size must be an odd"),
+        (["train", "{student}", "--teacher", "{student}", *TASK], "does not know the tags ['B-LOC', 'B-PER'"),
+        (["compress", "{student}", "--method", "truncate", "--output", "{out}"], "needs --layers"),
+        (["compress", "{student}", "--method", "graft", "--output", "{out}"], "needs --num-layers"),
+        (["compress", "{student}", "--method", "svd", "--option", "rank", "--output", "{out}"], "takes name=value"),
+        (["compress", "{student}", "--method", "svd", "--option", "rnk=2", "--output", "{out}"], "rnk"),
+        (["compress", "{student}", "--method", "graft", "--num-layers", "1", "--output", "{out}"], "pass --text"),
+        (
+            ["compress", "{student}", "--method", "prune", "--ratio", "2", "--layers", "1", "--output", "{out}"],
+            "nothing that --layers, --ratio could do: leave it out. It reads --heads, --neurons, --text, --refit, --s",
+        ),
+    ],
+)
+def test_mistakes_get_an_answer_and_no_traceback(
+    folder: Path, tmp_path: Path, run, arguments: list[str], message: str
+) -> None:
+    places = {name: folder / name for name in ("student", "teacher", "tagger", "corpus", "nowhere")}
+    done = run(*(argument.format(**places, out=tmp_path / "out") for argument in arguments), code=1)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_checkpoint_is_an_error_of_the_user(folder: Path, tmp_path: Path, run) -> None:
+    AutoModelForTokenClassification.from_pretrained(folder / "teacher").save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    done = run("predict", tmp_path, code=1)
+    assert done.stderr.startswith("Error: ") and "Traceback" not in done.stderr

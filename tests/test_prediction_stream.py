@@ -1,0 +1,250 @@
+"""Predictions for streams: formats, order, memory, and going on after an interruption."""
+
+from __future__ import annotations
+
+import io
+import json
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import VOCABULARY, tiny_config, tiny_tokenizer
+from transformers import AutoModelForQuestionAnswering, PreTrainedModel
+from transformers.modeling_outputs import TokenClassifierOutput
+
+from alad_hf.data.columns import parse_conll
+from alad_hf.prediction_records import input_format_of, read_questions, read_records
+from alad_hf.prediction_stream import answer_stream, tag_stream
+from alad_hf.question_answering import QuestionAnswerer
+from alad_hf.tagging import tag_text, tag_words
+
+TAGS = ["B-PER", "I-PER", "O"]
+TEXT = "a b c\n\nc a 🙂 cafe\u0301 b\r\na. b\n"
+TOKENS = [["a", "b", "c"], [], ["c", "a"]]
+
+
+class Letters(PreTrainedModel):
+    """a begins a person, b goes on with it, all else is O."""
+
+    config_class = type(tiny_config())
+
+    def __init__(self) -> None:
+        config = tiny_config()
+        config.id2label = dict(enumerate(TAGS))
+        super().__init__(config)
+        self.table = torch.nn.Parameter(torch.zeros(len(VOCABULARY), 3))
+        self.table.data[:, 2] = 1.0
+        for index, letter in enumerate("ab"):
+            self.table.data[VOCABULARY[letter], index] = 5.0
+
+    def forward(self, input_ids, attention_mask):
+        return TokenClassifierOutput(logits=self.table[input_ids])
+
+
+def tagged(content: str | bytes, **options) -> str:
+    target = io.StringIO()
+    source = io.BytesIO(content.encode() if isinstance(content, str) else content)
+    tag_stream(Letters(), tiny_tokenizer(), source, target, **options)
+    return target.getvalue()
+
+
+def test_lines_of_text_become_lines_of_json() -> None:
+    rows = [json.loads(line) for line in tagged(TEXT).splitlines()]
+    texts = ["a b c", "", "c a 🙂 cafe\u0301 b", "a. b"]
+    assert [row["text"] for row in rows] == texts
+    assert [row["entities"] for row in rows] == list(tag_text(Letters(), tiny_tokenizer(), texts))
+
+
+def test_lines_of_text_become_columns() -> None:
+    expected = (
+        "a\tB-PER\nb\tI-PER\nc\tO\n\n\nc\tO\na\tB-PER\n🙂\tO\ncafe\u0301\tO\nb\tI-PER\n\na\tB-PER\n.\tO\nb\tI-PER\n\n"
+    )
+    assert tagged(TEXT, output_format="conll") == expected
+
+
+def test_columns_keep_what_they_hold(tmp_path: Path) -> None:
+    conll = "\ufeff-DOCSTART- -X- O\n\na  NN B-PER\r\nb NN O\n\n\n \nNew York\tNN\tO\na b\tNN\tO"
+    out = tagged(conll, input_format="conll", output_format="conll")
+    assert (
+        out == "-DOCSTART- -X- O\tO\n\na  NN B-PER\tB-PER\nb NN O\tI-PER\n\nNew York\tNN\tO\tO\na b\tNN\tO\tB-PER\n\n"
+    )
+    (tmp_path / "out.conll").write_text(tagged("a b\n", output_format="conll"))
+    assert parse_conll(tmp_path / "out.conll")[0][:2] == (["a", "b"], ["B-PER", "I-PER"])
+    rows = [json.loads(line) for line in tagged(conll, input_format="conll").splitlines()]
+    assert [row["tokens"] for row in rows] == [["-DOCSTART-"], ["a", "b"], ["New York", "a b"]]
+    assert rows[1]["tags"] == ["B-PER", "I-PER"]
+
+
+def test_json_lines_keep_what_they_hold() -> None:
+    rows = [{"id": 7, "tokens": words, "tags": ["X"]} for words in TOKENS]
+    rows.append({"text": "c\r\na", "meta": {"x": [1.5, None]}, "entities": "gold"})
+    content = "\n".join(json.dumps(row) for row in rows) + "\n\n"
+    found = [json.loads(line) for line in tagged(content, input_format="jsonl").splitlines()]
+    tags = list(tag_words(Letters(), tiny_tokenizer(), TOKENS))
+    assert found[:3] == [row | {"tags": tag} for row, tag in zip(rows, tags, strict=False)]
+    (entity,) = found[3].pop("entities")
+    assert (entity["start"], entity["end"], entity["text"]) == (3, 4, "a")
+    assert found[3] == {"text": "c\r\na", "meta": {"x": [1.5, None]}}
+    columns = tagged(content, input_format="jsonl", output_format="conll")
+    assert columns == "a\tB-PER\nb\tI-PER\nc\tO\n\n\nc\tO\na\tB-PER\n\nc\tO\na\tB-PER\n\n"
+
+
+def test_a_document_is_one_text_of_any_length() -> None:
+    document = "c \r\n" * 500 + "a b\r\n" + "c " * 300
+    (row,) = (json.loads(line) for line in tagged(document, input_format="document").splitlines())
+    assert row["text"] == document
+    assert [(item["start"], item["text"]) for item in row["entities"]] == [(2000, "a b")]
+
+
+def test_order_is_kept_though_batches_are_of_like_length() -> None:
+    lines = [" ".join("ab"[(row + n) % 2] for n in range(row * 7 % 23 + 1)) for row in range(300)]
+    rows = [json.loads(line) for line in tagged("\n".join(lines), batch_size=2).splitlines()]
+    assert [row["text"] for row in rows] == lines
+
+
+class Endless:
+    """Lines of two kilobytes that nobody stores; the most that were read ahead of what was written."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.read, self.written, self.ahead = count, 0, 0, 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        for number in range(self.count):
+            self.read += 1
+            self.ahead = max(self.ahead, self.read - self.written)
+            yield json.dumps({"text": f"a b c {number}", "more": 2000 * "x"}).encode()
+
+    def write(self, piece: str) -> None:
+        self.written += 1
+
+    def flush(self) -> None:
+        pass
+
+
+def test_memory_does_not_grow_with_the_stream() -> None:
+    model, tokenizer = Letters(), tiny_tokenizer()
+
+    def peak(count: int) -> int:
+        stream = Endless(count)
+        tracemalloc.start()
+        assert tag_stream(model, tokenizer, stream, stream, input_format="jsonl", batch_size=2) == count
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert stream.written == count and stream.ahead <= 2 * 64
+        return size
+
+    peak(200)  # what is made once
+    assert peak(1500) < 1.3 * peak(300)  # the others are two megabytes
+
+
+CUT_INPUTS = {
+    ("text", "jsonl"): TEXT,
+    ("text", "conll"): TEXT,
+    ("conll", "conll"): "a X\nb\tX\n\nc\n\n\na\nb\n",
+    ("jsonl", "jsonl"): '{"tokens": ["a", "b"], "id": 1}\n{"tokens": []}\n{"text": "a 🙂\\n", "id": 2}\n',
+}
+
+
+@pytest.mark.parametrize("formats", CUT_INPUTS)
+def test_resumed_from_any_byte_nothing_is_lost_or_repeated(formats: tuple[str, str], tmp_path: Path) -> None:
+    content = CUT_INPUTS[formats].encode()
+    path = tmp_path / "out"
+    model, tokenizer = Letters(), tiny_tokenizer()
+    options = {"input_format": formats[0], "output_format": formats[1]}
+    total = tag_stream(model, tokenizer, io.BytesIO(content), path, **options)
+    whole = path.read_bytes()
+    assert total == len(list(read_records(io.BytesIO(content), formats[0])))
+    counts = {0}  # of the whole file nothing is left
+    for size in range(0, len(whole) + 1, 1 if formats[1] == "conll" else 3):
+        path.write_bytes(whole[:size])
+        counts.add(tag_stream(model, tokenizer, io.BytesIO(content), path, resume=True, **options))
+        assert path.read_bytes() == whole, size
+    assert counts == set(range(total + 1))
+
+
+def test_resume_starts_where_there_is_nothing_yet(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "out.jsonl"
+    with pytest.raises(FileNotFoundError):
+        tag_stream(Letters(), tiny_tokenizer(), io.BytesIO(b"a\n"), path, resume=True)
+    path = tmp_path / "out.jsonl"
+    assert tag_stream(Letters(), tiny_tokenizer(), io.BytesIO(b"a\n"), path, resume=True) == 1
+
+
+def test_an_output_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    model, tokenizer = Letters(), tiny_tokenizer()
+    tag_stream(model, tokenizer, io.BytesIO(b"a\nb\n"), path)
+    before = path.read_bytes()
+    with pytest.raises(FileExistsError, match="resume=True"):
+        tag_stream(model, tokenizer, io.BytesIO(b"a\nb\n"), path)
+    for other in (b"a\nc\n", b"a\n", b""):
+        with pytest.raises(ValueError, match="holds 2 predictions and 0 lines behind them, but not of these inputs"):
+            tag_stream(model, tokenizer, io.BytesIO(other), path, resume=True)
+    with pytest.raises(ValueError, match="0 predictions and 2 lines behind them, but not of these inputs as co"):
+        tag_stream(model, tokenizer, io.BytesIO(b"a\nb\n"), path, resume=True, output_format="conll")
+    assert path.read_bytes() == before
+    for other in ("a diary", "{}", "a\nb\n\n", '{"text": "b'):
+        path.write_text(other)
+        for output_format in ("jsonl", "conll"):
+            with pytest.raises(ValueError, match="not of these inputs"):
+                tag_stream(model, tokenizer, io.BytesIO(b"a\n"), path, resume=True, output_format=output_format)
+            assert path.read_text() == other
+    with pytest.raises(ValueError, match="pass its path"):
+        tag_stream(model, tokenizer, io.BytesIO(b"a\n"), io.StringIO(), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        (b"a\n\xff\n", {}, "Line 2: byte 0xff is not valid UTF-8"),
+        (b"a\nb\n\xe2\x82", {"input_format": "document"}, "Line 3: byte 0xe2"),
+        (b'{"text": "a"}\nnot json\n', {"input_format": "jsonl"}, "Line 2 is 'not json', no JSON; expected"),
+        (b"[1]\n", {"input_format": "jsonl"}, "Line 1 is a JSON list, expected"),
+        (b'{"txt": "a"}\n', {"input_format": "jsonl"}, r"Line 1 has the keys \['txt'\], expected"),
+        (b'{"tokens": ["a", 1]}\n', {"input_format": "jsonl"}, r"Line 1 has the keys \['tokens'\], expected"),
+        (b'{"text": "a", "tokens": ["a"]}\n', {"input_format": "jsonl"}, r"Line 1 has the keys"),
+        (b'{"text": "\\ud83d"}\n', {"input_format": "jsonl"}, "Line 1: .* is half of a surrogate pair"),
+        (b'{"tokens": ["a\\tb"]}\n', {"input_format": "jsonl", "output_format": "conll"}, "cannot stand in a column"),
+        (b"", {"input_format": "xml"}, "input_format must be one of .* got 'xml'"),
+        (b"", {"output_format": "xml"}, "output_format must be one of .* got 'xml'"),
+    ],
+)
+def test_malformed_input_is_named(content: bytes, options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        tagged(content, **options)
+
+
+def test_emoji_written_as_a_surrogate_pair_are_fine() -> None:
+    assert json.loads(tagged(b'{"text": "\\ud83d\\ude42 a"}', input_format="jsonl"))["text"] == "🙂 a"
+
+
+def test_formats_by_suffix() -> None:
+    assert [input_format_of(suffix) for suffix in ("", ".TXT", ".jsonl", ".bio")] == ["text", "text", "jsonl", "conll"]
+    with pytest.raises(ValueError, match=r"suffix '.conllu' does not say .* pass input_format"):
+        input_format_of(".conllu")
+
+
+def test_questions_are_answered_in_batches_as_one_by_one(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    answerer = QuestionAnswerer(AutoModelForQuestionAnswering.from_config(tiny_config()), tiny_tokenizer())
+    rows = [{"id": n, "question": "who visited", "context": "Smith visited New York " * (n + 1)} for n in range(5)]
+    content = "\n".join(map(json.dumps, rows)).encode()
+    path = tmp_path / "out.jsonl"
+    assert answer_stream(answerer, io.BytesIO(content), path, batch_size=2) == 5
+    found = [json.loads(line) for line in path.read_text().splitlines()]
+    for row, answered in zip(rows, found, strict=True):
+        alone = answerer(row["question"], row["context"])
+        assert answered.pop("answer") | {"score": 0} == alone | {"score": 0}
+        assert answered == row
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert answer_stream(answerer, io.BytesIO(content), path, resume=True) == 3
+    assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("line", ["Who?", '{"question": "Who?"}', '{"question": " ", "context": "a"}', "[]"])
+def test_a_malformed_question_is_named(line: str) -> None:
+    with pytest.raises(ValueError, match=r"Line 2.*expected \{\"question\": \"Who\?\""):
+        list(read_questions(io.BytesIO(b'{"question": "Who?", "context": "a"}\n' + line.encode())))
