@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from datasets import Dataset
 
 from alad_hf.data.tagged_sentences import TaggedSentence, to_dataset
-from alad_hf.data.text_lines import read_lines
+from alad_hf.data.text_lines import check_characters, read_lines
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ def parse_json_lines(path: str | Path) -> list[TaggedSentence]:
         place = f"{path}, line {line_number}"
         try:
             tokens, tags = _parse_record(_load_object(line))
+            check_characters("".join((*tokens, *tags)))
         except ValueError as error:
             raise ValueError(f"{place}: {error}.") from error
         if tokens:
@@ -160,6 +161,8 @@ def _load_object(line: str) -> dict[str, Any]:
         raise ValueError(
             f"found invalid JSON ({error.msg} at column {error.colno}), {_EXPECTED_RECORD}{hint}"
         ) from None
+    except RecursionError:
+        raise ValueError(f"found JSON that is nested too deeply to be read, {_EXPECTED_RECORD}") from None
     if not isinstance(record, dict):
         raise ValueError(f"found a JSON {type(record).__name__}, {_EXPECTED_RECORD}")
     return record

@@ -10,7 +10,7 @@ from typing import Any
 
 from datasets import Dataset, Features, List, Value
 
-from alad_hf.data.text_lines import read_text
+from alad_hf.data.text_lines import check_characters, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +85,8 @@ def _load_json(path: str | Path) -> object:
             f"{path}, line {error.lineno}: found invalid JSON ({error.msg} at column {error.colno}), "
             "expected one SQuAD object. JSON lines are not SQuAD."
         ) from error
+    except RecursionError:
+        raise ValueError(f"{path}: found JSON that is nested too deeply to be read, expected SQuAD.") from None
 
 
 def _iterate_questions(content: object, place: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
@@ -138,4 +140,9 @@ def _get(holder: object, key: str, kind: type, place: str) -> Any:  # noqa: ANN4
             '{"data": [{"title": ..., "paragraphs": [{"context": ..., "qas": [{"id": ..., "question": ..., '
             '"answers": [{"text": ..., "answer_start": ...}]}]}]}]}.'
         )
+    if kind is str:
+        try:
+            check_characters(holder[key])
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}.") from error
     return holder[key]

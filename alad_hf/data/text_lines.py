@@ -37,6 +37,21 @@ def read_text(path: str | Path) -> str:
     return text
 
 
+def check_characters(text: str) -> None:
+    """Refuse half a surrogate pair, which JSON can write as an escape and no tokenizer or file can take.
+
+    Raises:
+        ValueError: There is one.
+    """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"found half of a surrogate pair, {ascii(text[error.start])}, at character {error.start} of a text, "
+            "expected whole characters; drop it with text.encode('utf-8', 'ignore').decode()"
+        ) from error
+
+
 def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     """Yield the 1-based number and the text of each line of a UTF-8 file.
 

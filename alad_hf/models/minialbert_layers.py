@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from transformers.activations import ACT2FN
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from .alignment_adapter import AdapterLinear
 from .configuration_minialbert import MiniAlbertConfig
 
 
@@ -66,8 +68,9 @@ class BottleneckAdapter(nn.Module):
     def __init__(self, config: MiniAlbertConfig) -> None:
         super().__init__()
         self.down = nn.Linear(config.hidden_size, config.adapter_size)
-        self.up = nn.Linear(config.adapter_size, config.hidden_size)
         is_published = config.adapter_form == "published"
+        up = nn.Linear if is_published else partial(AdapterLinear, start="zero")
+        self.up = up(config.adapter_size, config.hidden_size)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps) if is_published else None
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:

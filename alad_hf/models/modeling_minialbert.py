@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
-from transformers import initialization as init
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.modeling_outputs import (
     BaseModelOutput,
@@ -20,6 +19,7 @@ from transformers.modeling_outputs import (
 )
 from transformers.utils.generic import can_return_tuple
 
+from .alignment_adapter import AdapterLinear
 from .configuration_minialbert import MiniAlbertConfig
 from .minialbert_layers import BottleneckAdapter, MiniAlbertEmbeddings, MiniAlbertLayer, build_adapters
 from .shard_names import check_shard_names
@@ -46,8 +46,8 @@ class MiniAlbertPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, BottleneckAdapter) and module.LayerNorm is None:
-            init.zeros_(module.up.weight)
+        if isinstance(module, AdapterLinear):
+            module.init_weights()
 
     @classmethod
     def from_pretrained(

@@ -173,14 +173,7 @@ def train(
             f"There is nothing to learn: the rows have the columns {train_dataset.column_names}, neither labels nor a "
             "teacher's states, and no teacher is attached. Add labels, or call cache_teacher_states first."
         )
-    checkpoint = last_complete_checkpoint(args.output_dir)
-    if checkpoint is not None and not resume:
-        raise ValueError(
-            f"{args.output_dir} already holds {checkpoint.name} of an earlier run. Pass resume=True to go on from it, "
-            "or name another output_dir."
-        )
-    if checkpoint is not None:
-        logger.warning("Resuming from %s.", checkpoint)
+    checkpoint = checkpoint_to_resume(args.output_dir, resume)
     args = copy.copy(args)
     args.remove_unused_columns, args.length_column_name = False, LENGTH_COLUMN
     trainer = _Trainer(
@@ -194,14 +187,11 @@ def train(
         callbacks=[LossTermsCallback(), *(callbacks or [])],
     )
     if not print_logs:
-        trainer.remove_callback(PrinterCallback)
-        trainer.remove_callback(ProgressCallback)
-        if not args.disable_tqdm:
-            trainer.add_callback(_ProgressBar())
+        stop_printing_logs(trainer)
     if "start_positions" in trainer.label_names and "start_positions" not in train_dataset.column_names:
         # Text without answers: the evaluation loss belongs to the token labels that the collator gives it.
         trainer.label_names = ["labels"]
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+    trainer.train(resume_from_checkpoint=checkpoint)
     return trainer
 
 
@@ -225,6 +215,14 @@ def _with_lengths_in_memory(sampler: Sampler | None) -> Sampler | None:
     return sampler
 
 
+def stop_printing_logs(trainer: Trainer) -> None:
+    """Leave nothing but the progress bar, where there is one."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    if not trainer.args.disable_tqdm:
+        trainer.add_callback(_ProgressBar())
+
+
 class _ProgressBar(ProgressCallback):
     """The Trainer's bars without a printed dictionary at every log."""
 
@@ -243,6 +241,24 @@ def _model_columns(dataset: Dataset, model: PreTrainedModel) -> Dataset:
     dataset = dataset.select_columns([name for name in dataset.column_names if name in accepted])
     lengths = [len(ids) for ids in dataset.with_format(None).select_columns("input_ids")["input_ids"]]
     return dataset.add_column(LENGTH_COLUMN, lengths)
+
+
+def checkpoint_to_resume(output_dir: str | os.PathLike | None, resume: bool) -> str | None:
+    """The checkpoint that a training into `output_dir` goes on from, None for a new training.
+
+    Raises:
+        ValueError: There is one and `resume` is False.
+    """
+    checkpoint = last_complete_checkpoint(output_dir)
+    if checkpoint is None:
+        return None
+    if not resume:
+        raise ValueError(
+            f"{output_dir} already holds {checkpoint.name} of an earlier run. Pass resume=True to go on from it, "
+            "or name another output_dir."
+        )
+    logger.warning("Resuming from %s.", checkpoint)
+    return str(checkpoint)
 
 
 def last_complete_checkpoint(output_dir: str | os.PathLike | None) -> Path | None:

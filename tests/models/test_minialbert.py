@@ -272,6 +272,13 @@ class TestAdapters:
                 assert model.attention_adapters[0].down.weight.shape == (2, 16)
                 assert (model.config.use_adapter, model.config.adapter_form) == (True, form)
 
+    def test_a_new_model_starts_with_identities(self) -> None:
+        model = MiniAlbertModel(small_config(adapter_form="identity_start"))
+        states = torch.randn(2, 3, 16)
+        for adapter in (*model.attention_adapters, *model.feed_forward_adapters):
+            assert torch.equal(adapter(states), states)
+            assert adapter.down.weight.any()
+
     @pytest.mark.parametrize("form", ["identity_start", "published"])
     def test_added_ones_are_like_built_in_ones_and_are_saved(self, form: str, tmp_path: Path) -> None:
         model = filled(MiniAlbertForTokenClassification, use_adapter=False).to(torch.bfloat16)
