@@ -3,30 +3,83 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, get_args
 
 import torch
+from datasets import Dataset
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from .calibration import CALIBRATION_TOKENS, CalibrationText
+from .compression_record import record_compression, refit_record
+from .layer_lists import find_layers
+from .layer_similarity import check_depth, layer_cosines
+from .refit import LayerSources, refit_layers
+
+LayerMap = Literal["bottom", "top", "every_second", "by_similarity"]
 
 
-def truncate_layers(model: PreTrainedModel, layer_map: Sequence[int]) -> PreTrainedModel:
+def truncate_layers(
+    model: PreTrainedModel,
+    layer_map: Sequence[int] | LayerMap,
+    num_hidden_layers: int | None = None,
+    *,
+    texts: Iterable[str] | Dataset | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    refit: bool = False,
+    max_tokens: int = CALIBRATION_TOKENS,
+) -> PreTrainedModel:
     """Keep the encoder layers named by `layer_map`, in that order, and drop the others.
 
     Args:
         model: A model whose encoder has one list of equal layers; it is not changed. A task head is kept.
-        layer_map: Indices of layers, counted from 0; `range(2)` keeps the lowest two.
+        layer_map: Indices of layers, counted from 0; `range(2)` keeps the lowest two. Or a rule for what is kept:
+            "bottom", "top", "every_second" (evenly spaced from layer 0 on), or "by_similarity": what is left when the
+            layers are dropped whose output has the largest cosine with their input (Peer et al. 2022,
+            arXiv 2104.03048).
+        num_hidden_layers: How many a rule keeps.
+        texts: Text for "by_similarity" and `refit`; see `CalibrationText`.
+        tokenizer: The model's tokenizer, for `texts`.
+        refit: Refit the kept layers to stand for those above them that were dropped too (those below the first one
+            with it); see `refit_layers`.
+        max_tokens: Tokens of `texts` to read.
 
     Returns:
-        A new model of the same class whose config says how many layers it has.
+        A new model of the same class whose config says how many layers it has, and in `compression` which ones.
 
     Raises:
-        ValueError: An index is out of range or repeated, the encoder's layers cannot be found (ALBERT shares one), or
-            a layer cannot stand where `layer_map` puts it (ModernBERT's first has no norm of its own).
+        ValueError: An index is out of range or repeated, a rule lacks its number or text, the encoder's layers cannot
+            be found (ALBERT shares one), a layer cannot stand where `layer_map` puts it (ModernBERT's first has no
+            norm of its own), or cannot be refitted.
 
     Example:
         >>> student = truncate_layers(teacher, layer_map=[0, 1])
+        >>> student = truncate_layers(teacher, "bottom", 3, texts=sentences, tokenizer=tokenizer, refit=True)
     """
+    depth = model.config.num_hidden_layers
+    text = None
+    if refit or layer_map == "by_similarity":
+        if texts is None or tokenizer is None:
+            raise ValueError(
+                f"layer_map={layer_map!r} with refit={refit} reads text: pass texts=... and tokenizer=..."
+            )
+        text = CalibrationText(model, texts, tokenizer, max_tokens=max_tokens)
+    if isinstance(layer_map, str):
+        layer_map = _by_rule(model, layer_map, num_hidden_layers, text)
+    layer_map = list(layer_map)
+    student = keep_layers(model, layer_map)
+    record: dict[str, Any] = {"method": "truncation", "layer_map": [[index] for index in layer_map]}
+    if refit and text is not None:
+        groups = groups_of(layer_map, depth)
+        sources = [LayerSources.whole_layer(model, kept, group) for kept, group in zip(layer_map, groups, strict=True)]
+        record |= {"stands_for": groups, "refit": refit_record(refit_layers(student, model, sources, text), text)}
+    record_compression(student.config, record)
+    return student
+
+
+def keep_layers(model: PreTrainedModel, layer_map: Sequence[int]) -> PreTrainedModel:
+    """`truncate_layers` by indices, without a record."""
     depth = model.config.num_hidden_layers
     layer_map = list(layer_map)
     if not layer_map or len(set(layer_map)) != len(layer_map) or not all(0 <= index < depth for index in layer_map):
@@ -38,11 +91,42 @@ def truncate_layers(model: PreTrainedModel, layer_map: Sequence[int]) -> PreTrai
     student.config.num_hidden_layers = len(layer_map)
     if getattr(student.config, "layer_types", None):
         student.config.layer_types = [student.config.layer_types[index] for index in layer_map]
-    _check_rebuilds(student, layer_map)
+    check_rebuilds(student, layer_map)
     return student
 
 
-def _check_rebuilds(student: PreTrainedModel, layer_map: list[int]) -> None:
+def groups_of(layer_map: Sequence[int], depth: int) -> list[list[int]]:
+    """The layers that each kept one stands for: itself, the dropped ones above it, and for the first those below it.
+
+    Example:
+        >>> groups_of([1, 2], 6)
+        [[0, 1], [2, 3, 4, 5]]
+    """
+    if list(layer_map) != sorted(layer_map):
+        raise ValueError(f"Layers can be refitted in their own order only, got {list(layer_map)}.")
+    ends = [*layer_map[1:], depth]
+    return [list(range(first, end)) for first, end in zip([0, *layer_map[1:]], ends, strict=True)]
+
+
+def _by_rule(
+    model: PreTrainedModel, rule: str, num_hidden_layers: int | None, text: CalibrationText | None
+) -> list[int]:
+    depth = model.config.num_hidden_layers
+    if rule not in get_args(LayerMap) or num_hidden_layers is None:
+        raise ValueError(
+            f"layer_map must be indices, or one of {get_args(LayerMap)} with num_hidden_layers=..., got {rule!r} with "
+            f"num_hidden_layers={num_hidden_layers}."
+        )
+    check_depth(num_hidden_layers, depth)
+    if rule == "by_similarity" and text is not None:
+        cosines = layer_cosines(model, text)
+        return sorted(sorted(range(depth), key=cosines.__getitem__)[:num_hidden_layers])
+    if rule == "every_second":
+        return [index * depth // num_hidden_layers for index in range(num_hidden_layers)]
+    return list(range(num_hidden_layers) if rule == "bottom" else range(depth - num_hidden_layers, depth))
+
+
+def check_rebuilds(student: PreTrainedModel, layer_map: list[int]) -> None:
     """Raise if a checkpoint of `student` would load into layers with other tensors."""
     with torch.device("meta"):
         rebuilt = type(student)(copy.deepcopy(student.config))
@@ -54,20 +138,3 @@ def _check_rebuilds(student: PreTrainedModel, layer_map: list[int]) -> None:
             f"position, so that a reloaded model would lack or add {different[:3]}. Keep the first layer first: "
             "layer_map=[0, ...]."
         )
-
-
-def find_layers(model: PreTrainedModel) -> tuple[nn.Module, str]:
-    """The module that holds the list of encoder layers, and the list's name in it."""
-    depth = model.config.num_hidden_layers
-    found = [
-        (module, name)
-        for module in model.modules()
-        for name, child in module.named_children()
-        if isinstance(child, nn.ModuleList) and len(child) == depth and len({type(layer) for layer in child}) == 1
-    ]
-    if len(found) != 1:
-        raise ValueError(
-            f"{type(model).__name__} has {len(found)} lists of {depth} equal layers where one was expected; "
-            "its layers cannot be told apart."
-        )
-    return found[0]

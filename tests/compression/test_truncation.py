@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
-from tiny import STUDENT_CONFIGS, TAGS, random_batch, tiny_config, tiny_teacher
+from tiny import STUDENT_CONFIGS, TAGS, random_batch, tiny_config, tiny_teacher, tiny_tokenizer
 from transformers import (
     AlbertConfig,
     AutoModel,
@@ -19,9 +19,10 @@ from transformers import (
 )
 
 from alad_hf import AlAdForTokenClassification
-from alad_hf.compression.truncation import find_layers, truncate_layers
+from alad_hf.compression.truncation import find_layers, groups_of, truncate_layers
 
 DEPTH = 4
+TEXTS = ["jones works for acme in london .", "smith visited the un", "new york and berlin played", "a b c d e f"] * 5
 TRUNCATED = [name for name in STUDENT_CONFIGS if name != "albert"]  # ALBERT runs one layer many times
 
 
@@ -191,3 +192,68 @@ def test_a_pooler_is_no_obstacle() -> None:
     model = tiny_teacher().base_model
     assert truncate_layers(model, [1]).config.num_hidden_layers == 1
     assert truncate_layers(BertModel(deep_config("bert"), add_pooling_layer=True), [3]).pooler is not None
+
+
+@pytest.mark.parametrize(
+    ("rule", "count", "expected"),
+    [
+        ("bottom", 2, [0, 1]),
+        ("top", 2, [2, 3]),
+        ("every_second", 2, [0, 2]),
+        ("every_second", 3, [0, 1, 2]),
+        ("top", DEPTH, [0, 1, 2, 3]),
+    ],
+)
+def test_rules_name_what_is_kept(rule: str, count: int, expected: list[int]) -> None:
+    model = deep_model("bert")
+    student = truncate_layers(model, rule, count)
+    assert student.config.compression == {"method": "truncation", "layer_map": [[index] for index in expected]}
+    assert torch.equal(states(student), states(truncate_layers(model, expected)))
+
+
+def test_by_similarity_drops_the_layer_that_changes_least() -> None:
+    model = deep_model("bert")
+    layer = model.encoder.layer[1]
+    with torch.no_grad():
+        for module in (layer.attention.output.dense, layer.output.dense):
+            module.weight.zero_()
+            module.bias.zero_()
+        for norm in (layer.attention.output.LayerNorm, layer.output.LayerNorm):
+            norm.load_state_dict(model.encoder.layer[0].output.LayerNorm.state_dict())
+    student = truncate_layers(model, "by_similarity", 3, texts=TEXTS, tokenizer=tiny_tokenizer())
+    assert student.config.compression["layer_map"] == [[0], [2], [3]]
+
+
+def test_a_refit_comes_nearer_to_the_model() -> None:
+    model = deep_model("bert")
+    options = {"texts": TEXTS, "tokenizer": tiny_tokenizer()}
+    plain, refitted = (truncate_layers(model, "bottom", 2, refit=refit, **options) for refit in (False, True))
+    batch = tiny_tokenizer()(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        wanted, one, two = (side(**batch).last_hidden_state for side in (model, plain, refitted))
+    real = batch["attention_mask"].bool()
+    assert (two - wanted)[real].square().sum() < 0.5 * (one - wanted)[real].square().sum()
+    record = refitted.config.compression
+    assert record["stands_for"] == [[0], [1, 2, 3]] and len(record["refit"]["state_errors_before_and_after"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("layer_map", "groups"),
+    [([0, 2, 4], [[0, 1], [2, 3], [4, 5]]), ([1, 2], [[0, 1], [2, 3, 4, 5]]), ([5], [[0, 1, 2, 3, 4, 5]])],
+)
+def test_kept_layers_stand_for_the_dropped_ones(layer_map: list[int], groups: list[list[int]]) -> None:
+    assert groups_of(layer_map, 6) == groups
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("middle", 2), "layer_map must be indices, or one of .*got 'middle'"),
+        (("top",), "num_hidden_layers=None"),
+        (("top", 9), "from 1 to the model's 4, got 9"),
+        (("by_similarity", 2), "pass texts=... and tokenizer=..."),
+    ],
+)
+def test_rules_that_do_not_fit_are_refused(arguments: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        truncate_layers(deep_model("bert"), *arguments)

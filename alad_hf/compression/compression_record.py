@@ -1,0 +1,44 @@
+"""What a model's configuration says about how its layers were made: plain JSON, under `compression`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+from .calibration import CalibrationText
+from .refit import LayerFit
+
+
+def record_compression(config: PreTrainedConfig, record: dict[str, Any]) -> None:
+    """Write a record; layers are counted as in the model that was not compressed at all.
+
+    Args:
+        config: The configuration of the new model, still with the record of what it was made of, if there is one.
+        record: With `layer_map`, for each layer those of the model before that it was made of, and perhaps `heads`.
+    """
+    before = getattr(config, "compression", None) or {}
+    known = before.get("layer_map")
+    if known is not None:
+        record = {**record, "made_of": before["method"]}
+        origins = before.get("heads") or [None] * len(known)
+        for name in ("layer_map", "stands_for"):
+            if name in record:
+                record[name] = [sorted(one for index in group for one in known[index]) for group in record[name]]
+        if "heads" in record:
+            record["heads"] = [[_origin(head, known, origins) for head in heads] for heads in record["heads"]]
+    config.compression = record
+
+
+def _origin(head: Sequence[int], known: Sequence[Sequence[int]], origins: Sequence[Any]) -> list[int]:
+    layer, index = head
+    if origins[layer] is not None:
+        return list(origins[layer][index])
+    return [known[layer][-1], index]
+
+
+def refit_record(fits: Sequence[LayerFit], text: CalibrationText) -> dict[str, Any]:
+    """The errors of a refit, rounded."""
+    errors = [[float(f"{error:.4g}") for error in (fit.before, fit.after)] for fit in fits]
+    return {"tokens": text.num_tokens, "state_errors_before_and_after": errors}

@@ -1,0 +1,341 @@
+"""From a fine-tuned tagger to one with fewer layers: grafting, and three ways to recover what it cost."""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from datasets import Dataset, DatasetDict
+from torch import nn
+from transformers import (
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+
+from ..alignment.find_teacher import FoundTeacher
+from ..compression.calibration import CALIBRATION_TOKENS, CalibrationText
+from ..compression.encoder_layouts import encoder_layers
+from ..compression.grafting import PairChoice, graft_groups, graft_layers
+from ..compression.layer_lists import find_layers
+from ..data.mixing import mix_rows
+from ..data.token_labels import encode_tagged_words, longest_input
+from ..evaluation.compute_metrics import entity_metrics, tagging_metrics
+from ..models.alad_construction import load_tokenizer
+from ..models.modeling_alad import AlAdForTokenClassification
+from ..models.teacher import load_teacher
+from ..tagging import evaluate_tagger
+from ..training.distillation import distilling
+from ..training.stages import published_arguments, train
+from .budget import EXCHANGED_COPIES, MOST_EVALUATIONS, Budget
+from .exchanged_mentions import exchange_mentions
+from .stages import Task, score_and_describe
+from .tagging import TrainedTagger, with_tags_of
+from .validation_split import with_validation
+
+Rows = tuple[Dataset, int]
+"""Training rows and the passes over them."""
+Schedule = Literal["at_once", "one_by_one", "progressive"]
+
+FIRST_SHARE = 0.5
+"""How often a grafted layer takes its group's place at first; it rises to 1 in equal steps."""
+PROGRESSIVE_PART = 0.5
+"""The part of the steps in which both take turns; in the rest the grafted layers are alone."""
+
+
+def graft_tagger(
+    tagger: str | PreTrainedModel,
+    data: DatasetDict,
+    output_dir: str | os.PathLike,
+    *,
+    num_hidden_layers: int,
+    schedule: Schedule = "at_once",
+    strategy: PairChoice = "fixed",
+    distil: bool = True,
+    adapter: bool = False,
+    texts: Iterable[str] | Dataset | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    budget: Budget | None = None,
+    dataset_name: str = "tagged words",
+    resume: bool = False,
+    callbacks: list[TrainerCallback] | None = None,
+    **graft_arguments: Any,
+) -> TrainedTagger:
+    """Merge layers of a fine-tuned tagger and train what comes out, by the stock Trainer.
+
+    All schedules take the same number of steps. "at_once" grafts all groups and then trains. "one_by_one" grafts one
+    group, the top one first, and trains, until all are grafted. "progressive" grafts all, lets each grafted layer take
+    its group's place with a chance that rises to 1 (as in Xu et al. 2020, arXiv 2002.02925; the head learns on, the
+    rest is frozen), and then trains the result alone.
+
+    Args:
+        tagger: Folder, Hub id or model; also the teacher.
+        data: Splits `train`, `validation` and perhaps `test` with `tokens` and `tags`, the tagger's.
+        output_dir: Where the model goes; stages and checkpoints below it.
+        num_hidden_layers: Layers that are left.
+        schedule: "at_once", "one_by_one" or "progressive".
+        strategy: How layers are grouped; see `graft_layers`.
+        distil: Learn the tagger's states and logits beside the labels, on `texts` too; else the labels alone.
+        adapter: Put an alignment adapter on top for the last stage: an AlAd model under the tagger as its teacher.
+        texts: Unlabelled text for `distil`; by default the training sentences with their entities exchanged.
+        tokenizer: By default loaded from the tagger's name.
+        budget: By default that of joint training, see `DEFAULTS`.
+        dataset_name: What a card calls the data.
+        resume: Go on from the stages and checkpoints of an interrupted call with the same arguments.
+        callbacks: More callbacks for the Trainer.
+        **graft_arguments: For `graft_layers`, such as `extra_heads`.
+
+    Returns:
+        The trained model, in eval mode, and its scores.
+
+    Raises:
+        ValueError: The schedule is unknown, `adapter` without `distil`, the tagger does not know the tags, its layers
+            cannot be grafted, or `output_dir` holds another run's stages and `resume` is False.
+    """
+    if schedule not in ("at_once", "one_by_one", "progressive"):
+        raise ValueError(f"schedule must be 'at_once', 'one_by_one' or 'progressive', got {schedule!r}.")
+    if adapter and not distil:
+        raise ValueError("An adapter learns from the tagger: adapter=True needs distil=True.")
+    budget = (budget or Budget()).completed("joint" if distil else "plain", exchanged=texts is None)
+    set_seed(budget.seed)
+    teacher = load_teacher(tagger) if isinstance(tagger, str) else tagger
+    tokenizer = tokenizer or load_tokenizer(teacher.name_or_path, "tokenizer")
+    data = with_tags_of(teacher, with_validation(data, "tokens"))
+    run = _Run(teacher, tokenizer, data, Path(output_dir), budget, distil, resume, list(callbacks or []))
+    rows = run.rows(texts)
+    # One seed for all, so that a stage that is repeated after an interruption comes out the same.
+    graft_arguments = {"texts": run.encode("train"), "tokenizer": tokenizer, "seed": budget.seed, **graft_arguments}
+    max_tokens = graft_arguments.get("max_tokens", CALIBRATION_TOKENS)
+    text = CalibrationText(teacher, graft_arguments["texts"], tokenizer, max_tokens=max_tokens)
+    groups = graft_groups(teacher, num_hidden_layers, strategy, None, text)
+
+    if schedule == "one_by_one":
+        student, last_part = _graft_one_by_one(run, groups, rows, graft_arguments)
+    else:
+        student = run.stage("grafted", lambda: graft_layers(teacher, groups=groups, **graft_arguments))
+        last_part = 1.0
+        if schedule == "progressive":
+            grafted = student
+            student = run.stage("progressive", lambda: _take_turns(run, grafted, groups, rows))
+            last_part = 1 - PROGRESSIVE_PART
+    if adapter:
+        student = AlAdForTokenClassification.from_student_pretrained(
+            student, teacher=teacher, tokenizer=tokenizer, teacher_tokenizer=tokenizer, **run.task.labels
+        )
+        student.detach_teacher()
+    model = run.train(student, rows, last_part, run.folder, final=True)
+    scores, split = score_and_describe(run.task, model, tokenizer, data, dataset_name=dataset_name, budget=budget)
+    return TrainedTagger(model, tokenizer, scores, split, budget)
+
+
+@dataclass
+class _Run:
+    """What all stages share."""
+
+    teacher: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    data: DatasetDict
+    folder: Path
+    budget: Budget
+    distil: bool
+    resume: bool
+    callbacks: list[TrainerCallback]
+
+    def __post_init__(self) -> None:
+        tags = self.data["train"].features["tags"].feature.names
+        is_entities = any(tag.startswith("B-") for tag in tags)
+        self.task = Task(
+            card="ner" if is_entities else "pos",
+            stock_class=AutoModelForTokenClassification,
+            alad_class=AlAdForTokenClassification,
+            compute_metrics=(entity_metrics if is_entities else tagging_metrics)(tags),
+            best="f1" if is_entities else "accuracy",
+            evaluate=evaluate_tagger,
+            labels={"id2label": dict(enumerate(tags)), "label2id": {tag: index for index, tag in enumerate(tags)}},
+        )
+
+    def encode(self, split: str) -> Dataset:
+        """Labelled rows of a split."""
+        length = longest_input(self.teacher.config, self.tokenizer)
+        return encode_tagged_words(self.data[split], self.tokenizer, max_length=length).remove_columns("sentence")
+
+    def rows(self, texts: Iterable[str] | Dataset | None) -> tuple[Dataset, int]:
+        """Training rows, and how many passes over them the budget has."""
+        labelled, epochs = self.encode("train"), self.budget.epochs
+        if not self.distil:
+            return labelled, epochs
+        found = FoundTeacher(self.teacher, self.tokenizer)
+        labelled = found.with_states(labelled, self.tokenizer, None)
+        if not self.budget.alignment_epochs:
+            return labelled, epochs
+        if texts is None:
+            texts = exchange_mentions(self.data["train"], copies=EXCHANGED_COPIES, seed=self.budget.seed)
+        text = found.encode(texts, self.teacher.config, self.tokenizer)
+        text = found.with_states(text, self.tokenizer, None)
+        return mix_rows(labelled, text, epochs=epochs, unlabelled_epochs=self.budget.alignment_epochs), 1
+
+    def stage(self, name: str, make: Callable[[], PreTrainedModel]) -> PreTrainedModel:
+        """What `make` returns, kept on disk; a resumed run takes it from there."""
+        folder = self.folder / "stages" / name
+        if folder.exists():
+            if not self.resume:
+                raise ValueError(f"{folder} is of an earlier run. Pass resume=True, or name another output_dir.")
+            return AutoModelForTokenClassification.from_pretrained(folder)
+        model = make()
+        unfinished = folder.with_name(f"{name}.unfinished")
+        model.save_pretrained(unfinished)
+        unfinished.rename(folder)
+        return model
+
+    def train(
+        self, model: PreTrainedModel, rows: Rows, part: float, folder: Path, *, final: bool = False
+    ) -> PreTrainedModel:
+        """Train in place for a part of all steps; of the last stage the best evaluation is kept and saved."""
+        dataset, passes = rows
+        label_epochs: Any = self.budget.epochs  # filled in
+        steps = max(1, round(part * passes * math.ceil(len(dataset) / self.budget.batch_size)))
+        interval = math.ceil(steps / min(label_epochs, MOST_EVALUATIONS))
+        evaluating: dict[str, Any] = {
+            "eval_strategy": "steps",
+            "eval_steps": interval,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": self.task.best,
+            "include_for_metrics": ["inputs"],
+        }
+        args = published_arguments(
+            "joint",
+            folder / "checkpoints",
+            per_device_train_batch_size=self.budget.batch_size,
+            adam_beta2=0.999,
+            warmup_steps=0.06,
+            logging_steps=10,
+            seed=self.budget.seed,
+            max_steps=steps,
+            learning_rate=self.budget.learning_rate,
+            save_strategy="steps",
+            save_steps=interval,
+            **(evaluating if final else {}),
+        )
+        stock = not isinstance(model, AlAdForTokenClassification)
+        if stock and self.distil:
+            model.get_input_embeddings().requires_grad_(False)  # as in joint training; it helps here too
+        with distilling(model) if stock else nullcontext():
+            trainer = train(
+                model,
+                dataset,
+                tokenizer=self.tokenizer,
+                args=args,
+                eval_dataset=self.encode("validation") if final else None,
+                compute_metrics=self.task.compute_metrics if final else None,
+                resume=self.resume,
+                print_logs=False,
+                callbacks=self.callbacks,
+            )
+        if stock:
+            model.requires_grad_(True)
+        if final:
+            trainer.save_model(str(folder))
+            model.name_or_path = str(folder)
+        return model.eval()
+
+
+def _graft_one_by_one(
+    run: _Run, groups: Sequence[Sequence[int]], rows: Rows, graft_arguments: dict[str, Any]
+) -> tuple[PreTrainedModel, float]:
+    """The tagger with all groups grafted, trained behind each but the last, and the part of the steps that is left."""
+    merged = [index for index, group in enumerate(groups) if len(group) > 1]
+    part = 1 / max(1, len(merged))
+    student = run.teacher
+    for place in reversed(merged):
+        first, above = groups[place][0], len(groups) - place - 1
+        size = len(groups[place])
+        now = [[index] for index in range(first)] + [list(range(first, first + size))]
+        now += [[first + size + index] for index in range(above)]
+        graft = partial(graft_layers, student, groups=now, **graft_arguments)
+        student = run.stage(f"grafted-{place}", graft)
+        if place != merged[0]:
+            folder = run.folder / "stages" / f"training-{place}"
+            student = run.stage(f"recovered-{place}", partial(run.train, student, rows, part, folder))
+    return student, part
+
+
+def _take_turns(run: _Run, student: PreTrainedModel, groups: Sequence[Sequence[int]], rows: Rows) -> PreTrainedModel:
+    """Train the grafted layers while they and the layers that they replace take turns."""
+    owner, name = find_layers(student)
+    layers = getattr(owner, name)
+    originals = [part.layer for part in encoder_layers(run.teacher)]
+    student.base_model.requires_grad_(
+        False
+    )  # the head learns on, so that a step without grafted layers has a gradient
+    for place, group in enumerate(groups):
+        if len(group) > 1:
+            layers[place].requires_grad_(True)
+            layers[place] = TakingTurns([copy.deepcopy(originals[index]) for index in group], layers[place])
+    turns = [layer for layer in layers if isinstance(layer, TakingTurns)]
+    run.callbacks.append(_RisingShare(turns))
+    try:
+        run.train(student, rows, PROGRESSIVE_PART, run.folder / "stages" / "training")
+    finally:
+        run.callbacks.pop()
+    for place, layer in enumerate(layers):
+        if isinstance(layer, TakingTurns):
+            layers[place] = layer.grafted
+    return student
+
+
+class TakingTurns(nn.Module):
+    """A grafted layer and the frozen layers that it replaces: in training one or the other runs, else the grafted one.
+
+    Args:
+        originals: Run one after the other.
+        grafted: The new layer.
+    """
+
+    def __init__(self, originals: Sequence[nn.Module], grafted: nn.Module) -> None:
+        super().__init__()
+        self.originals, self.grafted = nn.ModuleList(originals).requires_grad_(False), grafted
+        self.share = 1.0
+        """The chance that the grafted layer runs, once for a whole batch."""
+
+    def forward(
+        self, hidden_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        """As of a layer: states in, states (or a tuple with them first) out."""
+        if not self.training or torch.rand(()).item() < self.share:
+            return self.grafted(hidden_states, *args, **kwargs)
+        output: Any = hidden_states
+        for layer in self.originals:
+            output = layer(output[0] if isinstance(output, tuple) else output, *args, **kwargs)
+        return output
+
+
+class _RisingShare(TrainerCallback):
+    """Set the chance of the grafted layers before each step, from `FIRST_SHARE` to 1 at the last one."""
+
+    def __init__(self, turns: Sequence[TakingTurns]) -> None:
+        self.turns = turns
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """By the number of the step, so that a resumed training goes on where it was."""
+        for layer in self.turns:
+            layer.share = rising_share(state.global_step, state.max_steps)
+
+
+def rising_share(step: int, steps: int) -> float:
+    """How often a grafted layer takes its group's place at a step, counted from 0."""
+    return FIRST_SHARE + (1 - FIRST_SHARE) * min(1.0, step / max(1, steps - 1))

@@ -1,0 +1,252 @@
+"""Fewer layers by grafting, against dropping layers and pruning width: before and after recovery.
+
+    python benchmarks/grafting.py --data ../shared/data [--tasks wnut17 ncbi_disease ewt_pos] [--only before]
+
+The teacher is MiniLM-L6 fine-tuned on the task (`recovery.py --work` keeps it; it is trained if it is not there). Each
+arm makes a student of it, is scored as it is, and is then trained: all arms for the same number of steps, the labels
+and the same text in every batch, once by distillation alone (logits and states) and once by joint AlAd. Of six
+evaluations on dev the best is kept, and its score is given on test. Latency is of the student before recovery.
+Training in bfloat16 autocast. Results are added to the JSON file run by run, so that a stopped run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import json
+import logging
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from recovery import LEARNING_RATES, Experiment
+from recovery_tasks import TASKS
+from transformers import PreTrainedModel, set_seed
+from transformers.utils import logging as transformers_logging
+
+from alad_hf import AlAdForTokenClassification
+from alad_hf.compression import graft_layers, prune_width, truncate_layers
+from alad_hf.compression.encoder_layouts import encoder_layers
+from alad_hf.compression.layer_lists import find_layers
+from alad_hf.compression.layer_similarity import equal_groups
+from alad_hf.data.mixing import mix_rows
+from alad_hf.evaluation.efficiency import count_parameters, latency
+from alad_hf.recipes.grafting import PROGRESSIVE_PART, TakingTurns, rising_share
+from alad_hf.training.distillation import distilling
+
+DEPTHS = (3, 2)
+RECOVERIES = ("distilled", "alad")
+CALIBRATION_TOKENS = 20_000
+
+
+@dataclass(frozen=True)
+class Arm:
+    """How a student is made of the teacher, and trained."""
+
+    make: str
+    options: dict[str, Any] = field(default_factory=dict)
+    schedule: str = "at_once"
+
+
+def _truncations() -> dict[str, Arm]:
+    rules = {"bottom": "bottom", "top": "top", "every_second": "every_second", "similarity": "by_similarity"}
+    return {
+        f"{name}{'_refit' if refit else ''}": Arm("truncate", {"layer_map": rule, "refit": refit})
+        for name, rule in rules.items()
+        for refit in (False, True)
+    }
+
+
+ARMS = {
+    "graft": Arm("graft", {"refit": False}),
+    "graft_refit": Arm("graft"),
+    "graft_refit_raw_scores": Arm("graft", {"normalise": False}),
+    "graft_refit_similar": Arm("graft", {"strategy": "similar"}),
+    "graft_concat": Arm("graft", {"concatenate": True, "refit": False}),
+    "graft_refit_one_by_one": Arm("graft", schedule="one_by_one"),
+    "graft_refit_progressive": Arm("graft", schedule="progressive"),
+    **_truncations(),
+    "width": Arm("prune", {"refit": False}),
+    "width_refit": Arm("prune"),
+}
+
+
+class Grafting:
+    """One task: its teacher, and students of it."""
+
+    def __init__(self, options: Namespace, task_name: str) -> None:
+        self.experiment = Experiment(
+            Namespace(data=options.data, work=options.work, teacher_steps=None), "minilm", task_name
+        )
+        self.teacher = self.experiment.teacher().eval()
+        self.labelled = self.experiment.rows
+
+    def student(self, arm: Arm, depth: int, model: PreTrainedModel | None = None, **changes: Any) -> PreTrainedModel:
+        """A student of the teacher, or of `model`."""
+        model = model or self.teacher
+        text = {
+            "texts": self.labelled,
+            "tokenizer": self.experiment.tokenizer,
+            "max_tokens": CALIBRATION_TOKENS,
+        }
+        if arm.make == "graft":
+            return graft_layers(model, **{"num_hidden_layers": depth, **arm.options, **text, **changes})
+        if arm.make == "truncate":
+            return truncate_layers(model, num_hidden_layers=depth, **arm.options, **text).eval()
+        # As many of each layer's parameters as the others keep of the depth.
+        part = encoder_layers(model)[0]
+        share = depth / model.config.num_hidden_layers
+        width = {"heads": round(share * part.heads), "neurons": round(share * part.neurons)}
+        return prune_width(model, **width, **arm.options, **text)
+
+    def jobs(self, options: Namespace) -> Iterator[tuple[list[str], Callable[[], dict[str, Any]]]]:
+        """What is to be run, and where its result goes."""
+        yield ["teacher"], partial(self.before, lambda: self.teacher)
+        for depth, name in itertools.product(options.depths, options.arms):
+            arm, keys = ARMS[name], ["depths", str(depth), name]
+            if options.only != "after" and arm.schedule == "at_once":
+                yield [*keys, "before"], partial(self.before, partial(self.student, arm, depth))
+            if options.only != "before":
+                for recovery, seed in itertools.product(options.recoveries, options.seeds):
+                    yield (
+                        [*keys, recovery, str(seed)],
+                        partial(self.recover, arm, depth, recovery, seed, options.steps),
+                    )
+
+    def before(self, make: Callable[[], PreTrainedModel]) -> dict[str, Any]:
+        """Scores, size and latency of a student as it is."""
+        model = make()
+        return {
+            **{split: self.experiment.score(model, split) for split in ("validation", "test")},
+            "parameters": count_parameters(model),
+            "latency": latency(model, self.experiment.tokenizer, batch_size=8, tokens=64),
+            "compression": getattr(model.config, "compression", None),
+        }
+
+    def recover(self, arm: Arm, depth: int, recovery: str, seed: int, steps: int | None) -> dict[str, Any]:
+        """Train a student as its schedule says, the last part by `recovery`."""
+        set_seed(seed)
+        steps = steps or self.experiment.steps
+        stages = {"at_once": self._at_once, "one_by_one": self._one_by_one, "progressive": self._progressive}
+        model, left = stages[arm.schedule](arm, depth, seed, steps)
+        if recovery == "alad":
+            # The embeddings stay, as in the other arm.
+            model = AlAdForTokenClassification.from_student_pretrained(
+                model, teacher=self.teacher, tokenizer=self.experiment.tokenizer, freeze_student=False
+            )
+            model.detach_teacher()
+        report = self._fit(model, seed, left, LEARNING_RATES["joint" if recovery == "alad" else "distilled"])
+        scores = {split: self.experiment.score(model, split) for split in ("validation", "test")}
+        return report | scores | {"parameters": count_parameters(model)}
+
+    def _fit(self, model: PreTrainedModel, seed: int, steps: int, rate: float) -> dict[str, Any]:
+        rows = self.experiment.with_signal("labels"), self.experiment.with_signal("text")
+        mixed = mix_rows(*rows, epochs=self.experiment.settings.epochs)
+        stock = not isinstance(model, AlAdForTokenClassification)
+        if stock:
+            model.get_input_embeddings().requires_grad_(False)
+        with distilling(model) if stock else nullcontext():
+            return self.experiment.fit(model, mixed, seed=seed, learning_rate=rate, steps=steps)
+
+    def _at_once(self, arm: Arm, depth: int, seed: int, steps: int) -> tuple[PreTrainedModel, int]:
+        return self.student(arm, depth), steps
+
+    def _one_by_one(self, arm: Arm, depth: int, seed: int, steps: int) -> tuple[PreTrainedModel, int]:
+        model, groups = self.teacher, equal_groups(depth, self.teacher.config.num_hidden_layers)
+        for place in reversed(range(depth)):
+            if place < depth - 1:
+                self._fit(model, seed, steps // depth, LEARNING_RATES["distilled"])
+            below = [[index] for index in range(groups[place][0])]
+            above = [[groups[place][-1] + 1 + index] for index in range(depth - place - 1)]
+            together = [*below, groups[place], *above]
+            model = self.student(arm, len(together), model, groups=together)
+        return model, steps - (depth - 1) * (steps // depth)
+
+    def _progressive(self, arm: Arm, depth: int, seed: int, steps: int) -> tuple[PreTrainedModel, int]:
+        student = self.student(arm, depth)
+        groups = equal_groups(depth, self.teacher.config.num_hidden_layers)
+        layers = getattr(*find_layers(student))
+        originals = [part.layer for part in encoder_layers(self.teacher)]
+        student.base_model.requires_grad_(False)
+        for place, group in enumerate(groups):
+            layers[place].requires_grad_(True)
+            layers[place] = TakingTurns([copy.deepcopy(originals[index]) for index in group], layers[place])
+        first = round(PROGRESSIVE_PART * steps)
+        counter = itertools.count()
+
+        def rise(module: PreTrainedModel, arguments: tuple) -> None:
+            if module.training:  # one forward a step
+                share = rising_share(next(counter), first)
+                for layer in layers:
+                    layer.share = share
+
+        handle = student.register_forward_pre_hook(rise)
+        self._fit(student, seed, first, LEARNING_RATES["distilled"])
+        handle.remove()
+        for place, layer in enumerate(layers):
+            layers[place] = layer.grafted
+        return student.requires_grad_(True), steps - first
+
+
+def read_options() -> Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, default=Path(".benchmarks/recovery"), help="as of recovery.py")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/grafting.json"))
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        choices=[name for name in TASKS if name != "qa"],
+        default=["wnut17", "ncbi_disease", "ewt_pos"],
+    )
+    parser.add_argument("--depths", nargs="+", type=int, choices=range(1, 6), default=list(DEPTHS))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--recoveries", nargs="+", choices=RECOVERIES, default=list(RECOVERIES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, help="of every arm; by default those of recovery.py")
+    parser.add_argument("--only", choices=["before", "after"], help="leave the other part out")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Run what the results file lacks."""
+    options = read_options()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+
+    results = json.loads(options.out.read_text()) if options.out.exists() else {"runs": {}}
+    settings = {
+        "learning_rates": {name: LEARNING_RATES[name] for name in ("distilled", "joint")},
+        "steps": options.steps,
+    }
+    settings |= {"calibration_tokens": CALIBRATION_TOKENS}
+    if results.setdefault("settings", settings) != settings:
+        raise SystemExit(f"{options.out} was made with other settings: {results['settings']}. Name another --out.")
+
+    for task_name in options.tasks:
+        task = Grafting(options, task_name)
+        metric = task.experiment.task.metric
+        entry = results["runs"].setdefault(task_name, {"metric": metric, "depths": {}})
+        entry["steps"] = options.steps or task.experiment.steps
+        for keys, run in task.jobs(options):
+            place = entry
+            for key in keys[:-1]:
+                place = place.setdefault(key, {})
+            if keys[-1] in place:
+                continue
+            place[keys[-1]] = run()
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            options.out.write_text(json.dumps(results, indent=1) + "\n")
+            dev, test = (place[keys[-1]][split][metric] for split in ("validation", "test"))
+            print(f"{task_name} {' '.join(keys):50} dev {dev:.1f} test {test:.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

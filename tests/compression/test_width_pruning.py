@@ -1,0 +1,58 @@
+"""Width pruning: which heads and neurons stay, and what the layers then compute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from graft_models import DEPTH, HEADS, LAYOUTS, NEURONS, model_of, rows, states, text_for
+from tiny import tiny_tokenizer
+from transformers import AutoModelForTokenClassification, PreTrainedModel
+
+from alad_hf.compression import prune_width
+from alad_hf.compression.encoder_layouts import encoder_layers
+from alad_hf.compression.importance import layer_importance
+
+
+def prune(model: PreTrainedModel, **changes: object) -> PreTrainedModel:
+    return prune_width(model, **{"texts": rows(120, labelled=True), "tokenizer": tiny_tokenizer(), **changes})
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_pruned_layer_computes_what_the_masked_one_does_and_a_refit_more(name: str, tmp_path: Path) -> None:
+    model = model_of(name, tagger=True)
+    text = text_for(model, 120, labelled=True)
+    scores = layer_importance(model, text)
+    pruned = prune(model, heads=2, neurons=10, refit=False)
+    masked = model_of(name, tagger=True)
+    with torch.no_grad():
+        for part, heads, neurons in zip(encoder_layers(masked), scores.heads, scores.neurons, strict=True):
+            for head in heads.argsort()[: HEADS - 2].tolist():
+                part.attention_output.weight[:, head * part.head_size : (head + 1) * part.head_size] = 0
+            part.output.weight[:, neurons.argsort()[: NEURONS - 10]] = 0
+    torch.testing.assert_close(states(pruned, text), states(masked, text), atol=1e-5, rtol=1e-4)
+    refitted = prune(model, heads=2, neurons=10)
+    wanted = states(model, text)
+    assert (states(refitted, text) - wanted).square().sum() < (states(pruned, text) - wanted).square().sum()
+
+    assert [(part.heads, part.neurons) for part in encoder_layers(refitted.base_model.encoder)] == [(2, 10)] * DEPTH
+    refitted.save_pretrained(tmp_path)
+    loaded = AutoModelForTokenClassification.from_pretrained(tmp_path).eval()
+    assert torch.equal(states(loaded, text), states(refitted, text))
+    record = loaded.config.compression
+    assert record["method"] == "width pruning" and record["layer_map"] == [[one] for one in range(DEPTH)]
+
+
+def test_nothing_taken_out_is_the_model() -> None:
+    model = model_of()
+    same = prune(model)
+    assert type(same) is type(model)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in same.state_dict().items())
+
+
+@pytest.mark.parametrize("changes", [{"heads": 0}, {"heads": HEADS + 1}, {"neurons": 0}, {"neurons": NEURONS + 1}])
+def test_impossible_widths_are_refused(changes: dict[str, int]) -> None:
+    (name, value), *_ = changes.items()
+    with pytest.raises(ValueError, match=f"{name} must be from 1 to the .* of a layer, got {value}"):
+        prune(model_of(), **changes)

@@ -1,0 +1,170 @@
+"""The ways to recover a graft, on tiny models: what each of them trains, keeps and writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from tiny import TAGS, random_batch, tiny_config, tiny_tokenizer
+from torch.nn import functional
+from transformers import AutoModelForTokenClassification, PreTrainedModel, TrainerCallback
+
+from alad_hf import AlAdForTokenClassification
+from alad_hf.recipes import Budget
+from alad_hf.recipes.grafting import FIRST_SHARE, TakingTurns, graft_tagger
+from alad_hf.training.distillation import distilling
+
+FEATURES = Features({"tokens": List(Value("string")), "tags": List(ClassLabel(names=TAGS))})
+SENTENCES = [
+    ("Smith visited New York .", "B-PER O B-LOC I-LOC O"),
+    ("Jones works in Berlin", "B-PER O O B-LOC"),
+    ("The works of Acme", "O O O O"),
+    ("London and New York", "B-LOC O B-LOC I-LOC"),
+]
+BUDGET = Budget(epochs=2, alignment_epochs=0, batch_size=8, learning_rate=1e-3)
+SCHEDULES = ["at_once", "one_by_one", "progressive"]
+
+
+def dataset(copies: int = 1) -> Dataset:
+    rows = [{"tokens": words.split(), "tags": [TAGS.index(tag) for tag in tags.split()]} for words, tags in SENTENCES]
+    return Dataset.from_list(rows * copies, features=FEATURES)
+
+
+def data() -> DatasetDict:
+    return DatasetDict(train=dataset(12), validation=dataset(), test=dataset())
+
+
+def teacher(name: str = "bert") -> PreTrainedModel:
+    torch.manual_seed(1)
+    config = tiny_config(name, **({"n_layers": 4} if name == "distilbert" else {"num_hidden_layers": 4}))
+    config.id2label = dict(enumerate(TAGS))
+    config.label2id = {tag: index for index, tag in enumerate(TAGS)}
+    return AutoModelForTokenClassification.from_config(config).eval()
+
+
+class Seen(TrainerCallback):
+    """What was trained, step by step."""
+
+    def __init__(self, stop_after: int | None = None) -> None:
+        self.steps, self.depths, self.shares, self.stop_after = 0, [], [], stop_after
+
+    def on_step_end(self, args, state, control, model, **kwargs) -> None:  # noqa: ANN001
+        self.steps += 1
+        turns = [module for module in model.modules() if isinstance(module, TakingTurns)]
+        self.depths.append(model.config.get_text_config().num_hidden_layers)
+        self.shares.append(turns[0].share if turns else None)
+        if turns:
+            trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+            assert trained and all(".grafted." in name or "classifier" in name for name in trained)
+        if self.steps == self.stop_after:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alad_hf.alignment.teacher_cache.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+
+
+def run(folder: Path, seen: Seen | None = None, **changes: object) -> PreTrainedModel:
+    arguments = {"num_hidden_layers": 2, "tokenizer": tiny_tokenizer(), "budget": BUDGET, **changes}
+    callbacks = [seen] if seen else None
+    return graft_tagger(arguments.pop("tagger", teacher()), data(), folder, callbacks=callbacks, **arguments).model
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("distil", [True, False], ids=["distilled", "labels"])
+def test_every_schedule_takes_the_same_steps_and_gives_a_stock_model(
+    schedule: str, distil: bool, tmp_path: Path
+) -> None:
+    seen = Seen()
+    model = run(tmp_path, seen, schedule=schedule, distil=distil)
+    assert seen.steps == 2 * 6  # passes times batches
+    expected = {"at_once": {2}, "one_by_one": {3, 2}, "progressive": {2}}
+    assert set(seen.depths) == expected[schedule]
+    if schedule == "progressive":
+        shares = [share for share in seen.shares if share is not None]
+        assert len(shares) == 6 and seen.shares[6:] == [None] * 6
+        assert shares == pytest.approx(torch.linspace(FIRST_SHARE, 1, 6).tolist())
+    loaded = AutoModelForTokenClassification.from_pretrained(tmp_path)
+    assert type(loaded) is type(model) and type(loaded).__module__.startswith("transformers.")
+    assert loaded.config.compression["layer_map"] == [[0, 1], [2, 3]]
+    batch = random_batch()
+    del batch["labels"]
+    with torch.no_grad():
+        assert torch.equal(loaded(**batch).logits, model(**batch).logits)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_alad_on_top(schedule: str, tmp_path: Path) -> None:
+    model = run(tmp_path, schedule=schedule, adapter=True)
+    assert isinstance(model, AlAdForTokenClassification) and model.teacher is None
+    assert model.config.text_config.compression["layer_map"] == [[0, 1], [2, 3]]
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "grafting" in card and "0-1" in card and "2-3" in card
+    assert isinstance(AutoModelForTokenClassification.from_pretrained(tmp_path), AlAdForTokenClassification)
+
+
+@pytest.mark.parametrize("schedule", ["one_by_one", "progressive"])
+def test_an_interrupted_run_goes_on_and_ends_alike(schedule: str, tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", schedule=schedule, distil=False)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", Seen(stop_after=9), schedule=schedule, distil=False)
+    with pytest.raises(ValueError, match="of an earlier run. Pass resume=True"):
+        run(tmp_path / "parts", schedule=schedule, distil=False)
+    seen = Seen()
+    resumed = run(tmp_path / "parts", seen, schedule=schedule, distil=False, resume=True)
+    assert seen.steps <= 12 - 6  # the first stage was there
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_distilbert_and_widened_layers_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alad_hf.recipes.grafting.FIRST_SHARE", 0.0)  # a step in which no grafted layer runs
+    model = run(tmp_path, tagger=teacher("distilbert"), schedule="progressive", extra_neurons=3)
+    assert [width["intermediate"] for width in model.config.layer_widths] == [27, 27]
+
+
+@pytest.mark.parametrize("name", ["bert", "distilbert"])
+def test_the_distilled_loss_is_its_terms_over_the_items(name: str) -> None:
+    model, batch = teacher(name), random_batch()
+    states, logits = torch.randn(3, 9, 16), torch.randn(3, 9, len(TAGS))
+    stock = type(model)
+    with torch.no_grad():
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        plain = model(**inputs, output_hidden_states=True)
+        with distilling(model):
+            loss = model(**batch, teacher_states=states, teacher_logits=logits, num_items_in_batch=7).loss
+            assert type(model).__name__ == stock.__name__ and type(model) is not stock
+    assert type(model) is stock
+    real = batch["attention_mask"].bool()
+    expected = functional.cross_entropy(plain.logits.transpose(1, 2), batch["labels"], reduction="sum")
+    expected += (plain.hidden_states[-1] - states).square().mean(-1)[real].sum()
+    ours, theirs = plain.logits.log_softmax(-1), logits.log_softmax(-1)
+    expected += (theirs.exp() * (theirs - ours)).sum(-1)[real].sum()
+    torch.testing.assert_close(loss, expected / 7)
+
+
+def test_layers_take_turns_in_training_only() -> None:
+    first, second, grafted = (torch.nn.Linear(2, 2) for _ in range(3))
+    layer = TakingTurns([first, second], grafted)
+    x = torch.randn(4, 2)
+    assert torch.equal(layer.train()(x), grafted(x))
+    layer.share = 0.0
+    assert torch.equal(layer(x), second(first(x)))
+    assert torch.equal(layer.eval()(x), grafted(x))
+    layer.share = 0.3
+    layer.train()
+    taken = sum(torch.equal(layer(x), grafted(x)) for _ in range(1000))
+    assert 240 < taken < 360
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"schedule": "later"}, "got 'later'"), ({"adapter": True, "distil": False}, "adapter=True needs distil=True")],
+)
+def test_what_does_not_fit_is_refused(changes: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, **changes)
