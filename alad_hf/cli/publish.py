@@ -21,7 +21,7 @@ def export(
     int8: Annotated[bool, typer.Option("--int8", help="Quantize the weights to int8.")] = False,
     tolerance: Annotated[
         float | None,
-        typer.Option(help="Largest relative difference of the logits from torch; 1e-3 in float, 0.25 in int8."),
+        typer.Option(help="Largest relative difference of the logits from torch; 1e-4 in float, 0.2 in int8."),
     ] = None,
     opset: Annotated[int, typer.Option(help="Version of the ONNX operators.")] = 18,
     data: Annotated[str | None, typer.Option(help="Score the model before and after on this data.")] = None,
