@@ -51,6 +51,7 @@ ARMS = (
     "joint",
     "plug_and_play",
     "plug_and_play_unlabelled",
+    "plug_and_play_wide",
     "adapter_only",
     "lora",
 )
@@ -61,11 +62,14 @@ LEARNING_RATES = {
     "joint": 1e-3,
     "plug_and_play": 2e-3,
     "plug_and_play_unlabelled": 2e-3,
+    "plug_and_play_wide": 2e-3,
     "adapter_only": 2e-3,
     "lora": 2e-3,
 }
 """Peaks of the linear schedules, the same for all tasks."""
 LORA_RANK = 16
+WIDE_ADAPTER = {"window_size": 9, "adapter_size": 160}
+"""As large as 5 % of the plain student's parameters allow; the default adapter is made for 3 % of a student's time."""
 
 
 @dataclass(frozen=True)
@@ -247,6 +251,7 @@ class Experiment:
             freeze_student=arm != "joint",
             # The control differs in nothing but the alignment: it has neither the teacher's head nor its signal.
             copy_teacher_head=arm != "adapter_only",
+            **(WIDE_ADAPTER if arm == "plug_and_play_wide" else {}),
         )
         model.detach_teacher()
         return model

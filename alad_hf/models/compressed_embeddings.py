@@ -222,7 +222,7 @@ class ProductQuantizedEmbedding(CompressedEmbedding):
             0 if latents is None else latents.shape[1],
             factor_dtype,
         )
-        if codes.min() < 0 or codes.max() >= centroids:
+        if codes.min() < 0 or int(codes.max()) >= centroids:  # a comparison of uint8 with 256 would wrap
             raise ValueError(f"codes must be from 0 to {centroids - 1}, got {int(codes.min())} to {int(codes.max())}.")
         tensors = {"codebooks": codebooks, "rotation": rotation, "row_scales": row_scales, "bias": bias}
         low_rank = _named_low_rank(latents, low_rank_decoder)

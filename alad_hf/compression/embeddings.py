@@ -1,0 +1,388 @@
+"""Smaller token embeddings: a model in, the same model with a compressed table out, of a size that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from ..models.compressed_embeddings import (
+    BinaryCodeEmbedding,
+    CompressedEmbedding,
+    IntegerEmbedding,
+    LowRankEmbedding,
+    ProductQuantizedEmbedding,
+)
+from ..models.modeling_compressed_encoder import CompressedEncoderPreTrainedModel
+from .autoencoder import train_autoencoder
+from .byte_budget import (
+    FACTOR_BYTES,
+    binary_code_sizes,
+    byte_budget,
+    integer_sizes,
+    low_rank_sizes,
+    product_quantization_sizes,
+)
+from .integer_rounding import round_rows
+from .lighttoken import binary_factors, default_refinement, default_start
+from .low_rank import truncated_svd
+from .product_quantization import quantize_parts
+from .reconstruction import reconstruction_error
+from .row_weights import order_weights
+from .wrapping import wrap_encoder
+
+_LARGEST_FLOAT16 = 65504.0
+
+
+def compress_embeddings(
+    model: PreTrainedModel,
+    method: str = "lighttoken",
+    *,
+    ratio: float | None = None,
+    bytes: int | None = None,
+    factor_dtype: str = "float16",
+    row_weights: torch.Tensor | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    **options: Any,
+) -> CompressedEncoderPreTrainedModel:
+    """Compress a model's token embedding, from its table alone: no data, no task.
+
+    Args:
+        model: An encoder, tagger or reader with an ordinary token embedding; it is not changed.
+        method: "lighttoken" (binary codes), "pq" (product quantization), "svd", "autoencoder", "int8" or "int4".
+        ratio: Bytes of the table in float32 over the bytes stored in its place: codes, factors, decoders and biases.
+            "int8" and "int4" have a size of their own, and need neither this nor `bytes`.
+        bytes: The bytes themselves, in place of `ratio`. What is stored never takes more.
+        factor_dtype: "float16" or "float32": how factors, decoders and codebooks are stored, and counted.
+        row_weights: (vocabulary,) non-negative: how much each token counts; `token_weights` makes them of text, which
+            is worth more than any other option. None: for "lighttoken" `order_weights`, for the others all alike.
+            "autoencoder", "int8" and "int4" take none.
+        seed: Of all that is drawn; the same seed gives the same codes on the same machine.
+        progress: Show progress bars.
+        **options: Of the method. They fix sizes that the budget would choose, and one of `rank`, `bits` and
+            `subvectors` may stand in place of a budget.
+            "svd": rank, centred. "autoencoder": rank, start, epochs, final_epochs, batch_size, learning_rate (see
+            `train_autoencoder`). "lighttoken": rank, bits, stages, start, refinement, balance (see `binary_factors`).
+            "pq": subvectors, centroids, rotation, rank, iterations (see `quantize_parts`). "int8", "int4": clipping.
+
+    Returns:
+        A compressed encoder with the model's head, if it has one; see `wrap_encoder`. Its
+        `config.compression["embedding"]` says method, sizes, bytes, ratio and errors, measured on what is stored.
+
+    Raises:
+        ValueError: No such method or option, a size that cannot be, an embedding that is no `nn.Embedding` or is
+            compressed already, entries that are not finite, or weights that do not fit.
+
+    Example:
+        >>> model = AutoModelForTokenClassification.from_pretrained("my-tagger")
+        >>> small = compress_embeddings(model, ratio=25)
+        >>> small.config.compression["embedding"]["mean_cosine"]
+        0.87
+        >>> small.save_pretrained("my-small-tagger")
+    """
+    embedding, record = compress_table(
+        embedding_table(model),
+        method,
+        ratio=ratio,
+        bytes=bytes,
+        factor_dtype=factor_dtype,
+        row_weights=row_weights,
+        seed=seed,
+        progress=progress,
+        **options,
+    )
+    return wrap_encoder(model, embedding=embedding, compression={"embedding": record})
+
+
+def compress_table(
+    table: torch.Tensor,
+    method: str,
+    *,
+    ratio: float | None = None,
+    bytes: int | None = None,
+    factor_dtype: str = "float16",
+    row_weights: torch.Tensor | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    **options: Any,
+) -> tuple[CompressedEmbedding, dict[str, Any]]:
+    """`compress_embeddings` for a table (rows, columns) without a model: the module and the record.
+
+    Args:
+        table: (rows, columns).
+        method: See `compress_embeddings`, as for all that follows.
+        ratio: Of bytes.
+        bytes: In place of `ratio`.
+        factor_dtype: "float16" or "float32".
+        row_weights: (rows,).
+        seed: Of all that is drawn.
+        progress: Show progress bars.
+        **options: Of the method.
+
+    Raises:
+        ValueError: As `compress_embeddings`.
+    """
+    if method not in _METHODS:
+        raise ValueError(f"method must be one of {sorted(_METHODS)}, got {method!r}.")
+    known = _METHODS[method]
+    unknown = sorted(set(options) - set(known.options))
+    if unknown:
+        raise ValueError(f"{unknown} are no options of method={method!r}, which has {sorted(known.options)}.")
+    if factor_dtype not in FACTOR_BYTES:
+        raise ValueError(f"factor_dtype must be one of {sorted(FACTOR_BYTES)}, got {factor_dtype!r}.")
+    table = table.detach().float().cpu()
+    _check_table(table, factor_dtype)
+    if row_weights is not None:
+        row_weights = _checked_weights(row_weights, len(table))
+        if not known.reads_weights:
+            raise ValueError(f"method={method!r} cannot weight rows; leave row_weights out.")
+    dense = table.numel() * 4
+    sized = known.sized_by is None or known.sized_by in options
+    budget = dense - 1 if sized and ratio is None and bytes is None else _budget(table, ratio, bytes, known)
+    task = _Task(table, budget, factor_dtype, row_weights, seed, progress)
+    with torch.no_grad():
+        embedding, details = known.make(task, **options)
+        error = reconstruction_error(table, embedding.dense(), row_weights=row_weights)
+    record = {
+        "method": method,
+        **{name: value for name, value in embedding.specification().items() if name != "method"},
+        "row_weights": None if row_weights is None else "given",
+        **details,
+        "seed": seed,
+        "bytes": embedding.stored_bytes,
+        "ratio": round(dense / embedding.stored_bytes, 3),
+        **{name: float(f"{value:.5g}") for name, value in error.as_dict().items()},
+    }
+    return embedding, record
+
+
+def embedding_table(model: PreTrainedModel) -> torch.Tensor:
+    """The table (vocabulary, width) of a model's token embedding.
+
+    Raises:
+        ValueError: There is none, or it is no ordinary one.
+    """
+    try:
+        embedding = model.get_input_embeddings()
+    except NotImplementedError:
+        embedding = None
+    if isinstance(embedding, CompressedEmbedding):
+        raise ValueError(
+            "The token embedding of this model is compressed already. Errors would add up: compress the original "
+            "model, or decode this one first with model.set_input_embeddings(nn.Embedding.from_pretrained("
+            "model.get_input_embeddings().dense()))."
+        )
+    # A subclass may scale what it looks up.
+    if type(embedding) is not nn.Embedding:
+        what = "no token embedding that get_input_embeddings finds"
+        if embedding is not None:
+            what = f"a {type(embedding).__name__} as token embedding, where an nn.Embedding is needed"
+        raise ValueError(
+            f"{type(model).__name__} has {what}. Pass an encoder that AutoModel loads, or its table to compress_table."
+        )
+    return embedding.weight
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What every maker is given."""
+
+    table: torch.Tensor
+    budget: int
+    factor_dtype: str
+    row_weights: torch.Tensor | None
+    seed: int
+    progress: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.table.shape[0], self.table.shape[1]
+
+
+Made = tuple[CompressedEmbedding, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class _Method:
+    make: Callable[..., Made]
+    options: tuple[str, ...]
+    sized_by: str | None
+    """The option that may stand in place of a budget; None: the size is fixed."""
+    reads_weights: bool
+
+
+def _svd(task: _Task, *, rank: int | None = None, centred: bool = False) -> Made:
+    sizes = low_rank_sizes(*task.shape, task.budget, bias=centred, factor_dtype=task.factor_dtype, rank=rank)
+    factors = truncated_svd(task.table, sizes["rank"], centred=centred, row_weights=task.row_weights)
+    embedding = LowRankEmbedding.from_factors(
+        factors.latents, factors.decoder, factors.bias, factor_dtype=task.factor_dtype
+    )
+    return embedding, {"centred": centred}
+
+
+def _autoencoder(task: _Task, *, rank: int | None = None, **training: Any) -> Made:
+    sizes = low_rank_sizes(*task.shape, task.budget, bias=True, factor_dtype=task.factor_dtype, rank=rank)
+    factors = train_autoencoder(task.table, sizes["rank"], seed=task.seed, progress=task.progress, **training)
+    embedding = LowRankEmbedding.from_factors(
+        factors.latents, factors.decoder, factors.bias, factor_dtype=task.factor_dtype
+    )
+    return embedding, training
+
+
+def _lighttoken(
+    task: _Task,
+    *,
+    rank: int = 0,
+    bits: int | None = None,
+    stages: int | None = None,
+    start: str | None = None,
+    refinement: int | None = None,
+    balance: float | None = None,
+) -> Made:
+    sizes = binary_code_sizes(*task.shape, task.budget, rank=rank, factor_dtype=task.factor_dtype, bits=bits)
+    length = sizes["bits"]
+    # Without text nobody says which rows matter: their order does in part, and rows that fare worst must not fare too
+    # badly, among which are common tokens, few and unlike the others.
+    weights = order_weights(task.shape[0]) if task.row_weights is None else task.row_weights
+    if balance is None:
+        balance = 2.0 if task.row_weights is None else 0.0
+    settings: dict[str, Any] = {
+        "start": default_start(length, task.shape[1]) if start is None else start,
+        "refinement": default_refinement(length, task.shape[0]) if refinement is None else refinement,
+        "balance": balance,
+    }
+    if settings["start"] == "autoencoder":
+        settings["stages"] = max(1, length // 64) if stages is None else stages
+    elif stages is not None:
+        raise ValueError(f'stages={stages} are autoencoders: they need start="autoencoder".')
+    factors = binary_factors(
+        task.table, length, rank=rank, row_weights=weights, seed=task.seed, progress=task.progress, **settings
+    )
+    embedding = BinaryCodeEmbedding.from_bits(
+        factors.bits,
+        factors.decoder,
+        factors.bias,
+        latents=factors.latents if rank else None,
+        low_rank_decoder=factors.low_rank_decoder if rank else None,
+        factor_dtype=task.factor_dtype,
+    )
+    errors = [float(f"{error:.4g}") for error in factors.errors]
+    return embedding, {**settings, "dead_bits": factors.dead_bits, "hard_errors": errors} | (
+        {"row_weights": "order"} if task.row_weights is None else {}
+    )
+
+
+def _product_quantization(
+    task: _Task,
+    *,
+    subvectors: int | None = None,
+    centroids: int | None = None,
+    rotation: bool = False,
+    rank: int | None = None,
+    iterations: int = 20,
+) -> Made:
+    sizes = product_quantization_sizes(
+        *task.shape,
+        task.budget,
+        rotation=rotation,
+        factor_dtype=task.factor_dtype,
+        subvectors=subvectors,
+        centroids=centroids,
+        rank=rank,
+    )
+    low_rank = truncated_svd(task.table, sizes["rank"], row_weights=task.row_weights)
+    quantized = quantize_parts(
+        task.table - low_rank.dense(),
+        sizes["subvectors"],
+        centroids=sizes["centroids"],
+        iterations=iterations,
+        rotations=4 if rotation else 0,
+        row_weights=task.row_weights,
+        seed=task.seed,
+        progress=task.progress,
+    )
+    embedding = ProductQuantizedEmbedding.from_codes(
+        quantized.codes.long(),
+        quantized.codebooks,
+        rotation=quantized.rotation,
+        latents=low_rank.latents if sizes["rank"] else None,
+        low_rank_decoder=low_rank.decoder if sizes["rank"] else None,
+        factor_dtype=task.factor_dtype,
+    )
+    return embedding, {"iterations": iterations}
+
+
+def _integers(task: _Task, bits: int, clipping: bool) -> Made:
+    integer_sizes(*task.shape, task.budget, bits=bits, factor_dtype=task.factor_dtype)
+    rounded = round_rows(task.table, bits, clipping=clipping)
+    embedding = IntegerEmbedding.from_integers(
+        rounded.integers, rounded.row_scales, bits=bits, factor_dtype=task.factor_dtype
+    )
+    return embedding, {"clipping": clipping}
+
+
+def _int8(task: _Task, *, clipping: bool = True) -> Made:
+    return _integers(task, 8, clipping)
+
+
+def _int4(task: _Task, *, clipping: bool = True) -> Made:
+    return _integers(task, 4, clipping)
+
+
+_TRAINING = ("start", "epochs", "final_epochs", "batch_size", "learning_rate")
+_METHODS = {
+    "svd": _Method(_svd, ("rank", "centred"), "rank", reads_weights=True),
+    "autoencoder": _Method(_autoencoder, ("rank", *_TRAINING), "rank", reads_weights=False),
+    "lighttoken": _Method(
+        _lighttoken, ("rank", "bits", "stages", "start", "refinement", "balance"), "bits", reads_weights=True
+    ),
+    "pq": _Method(
+        _product_quantization,
+        ("subvectors", "centroids", "rotation", "rank", "iterations"),
+        "subvectors",
+        reads_weights=True,
+    ),
+    "int8": _Method(_int8, ("clipping",), None, reads_weights=False),
+    "int4": _Method(_int4, ("clipping",), None, reads_weights=False),
+}
+METHODS = tuple(_METHODS)
+
+
+def _budget(table: torch.Tensor, ratio: float | None, bytes: int | None, method: _Method) -> int:
+    if ratio is None and bytes is None:
+        raise ValueError(f"Say how small: ratio=25, bytes=..., or {method.sized_by}=....")
+    return byte_budget(*table.shape, ratio=ratio, num_bytes=bytes)
+
+
+def _check_table(table: torch.Tensor, factor_dtype: str) -> None:
+    if table.dim() != 2 or not table.numel():
+        raise ValueError(f"A table has rows and columns, got shape {tuple(table.shape)}.")
+    wrong = ~table.isfinite().all(dim=1)
+    if wrong.any():
+        raise ValueError(
+            f"{int(wrong.sum())} rows of the table, the first being {int(wrong.nonzero()[0])}, have entries that are "
+            "not finite (NaN or infinite): repair the checkpoint, such as with table.nan_to_num_(0.0)."
+        )
+    longest = float(table.norm(dim=1).max())
+    if factor_dtype == "float16" and longest > _LARGEST_FLOAT16:
+        raise ValueError(
+            f'A row has norm {longest:.3g}, float16 goes to {_LARGEST_FLOAT16:.0f}: take factor_dtype="float32".'
+        )
+
+
+def _checked_weights(weights: torch.Tensor, rows: int) -> torch.Tensor:
+    weights = weights.detach().float().cpu()
+    if weights.shape != (rows,) or not weights.isfinite().all() or weights.min() < 0 or weights.sum() == 0:
+        raise ValueError(
+            f"row_weights must be {rows} finite numbers, none negative and not all zero, got shape "
+            f"{tuple(weights.shape)} with {weights.min():.3g} to {weights.max():.3g}. token_weights makes them."
+        )
+    return weights / weights.mean()
+
+
+__all__ = ["METHODS", "compress_embeddings", "compress_table", "embedding_table"]

@@ -1,0 +1,222 @@
+"""Token embeddings compressed by every method at equal stored bytes: what is lost of the table, and of the score.
+
+    python benchmarks/embedding_compression.py --data ../shared/data [--parts reconstruction untuned tuned]
+
+- reconstruction: the tables of MiniLM-L6 and MPNet; cosine, RMSE, common neighbours and seconds.
+- untuned: a MiniLM-L6 tagger, fine-tuned before, whose table is replaced and nothing tuned afterwards.
+- tuned: the same tagger fine-tuned on the labels with its compressed table, codes fixed and factors trained, for the
+  same steps by every method; and with AlAd on top, joint with the student, on labels and unlabelled text.
+
+Everything is decided on dev. "weighted" methods count rows by `token_weights` of general English text. Results are
+added to the JSON file run by run, so that a stopped run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from recovery import MINILM, MPNET, Experiment
+from recovery_tasks import TASKS
+from transformers import AutoModel, AutoModelForTokenClassification, AutoTokenizer, PreTrainedModel, set_seed
+from transformers.utils import logging as transformers_logging
+
+from alad_hf import AlAdForTokenClassification
+from alad_hf.compression.embeddings import compress_embeddings, compress_table, embedding_table
+from alad_hf.compression.row_weights import token_weights
+from alad_hf.hub.pretrained_weights import resolve_pretrained
+
+MATRICES = {"minilm": MINILM, "mpnet": MPNET}
+RATIOS = (2.5, 5.0, 10.0, 25.0, 50.0, 100.0)
+METHODS: dict[str, dict[str, Any]] = {
+    "svd": {"method": "svd"},
+    "svd_weighted": {"method": "svd", "weights": "text"},
+    "autoencoder": {"method": "autoencoder"},
+    "autoencoder_svd_start": {"method": "autoencoder", "start": "svd"},
+    "lighttoken_paper": {
+        "method": "lighttoken",
+        "start": "autoencoder",
+        "rank": 4,
+        "refinement": 0,
+        "weights": "uniform",
+    },
+    "lighttoken": {"method": "lighttoken"},
+    "lighttoken_uniform": {"method": "lighttoken", "weights": "uniform"},
+    "lighttoken_weighted": {"method": "lighttoken", "weights": "text"},
+    "pq": {"method": "pq"},
+    "pq_weighted": {"method": "pq", "weights": "text"},
+    "int8": {"method": "int8"},
+    "int4": {"method": "int4"},
+}
+TEXT = "distill_text/ewt_train.txt"
+STEPS = 300
+LEARNING_RATES = {"tuned": 1e-4, "alad": 1e-3}
+
+
+def points(options: argparse.Namespace) -> list[tuple[str, float | None]]:
+    """The methods and ratios that are asked for; rounding has a ratio of its own."""
+    return [
+        (name, ratio) for name in options.methods for ratio in ([None] if name.startswith("int") else options.ratios)
+    ]
+
+
+def arguments(name: str, ratio: float | None, weights: torch.Tensor, seed: int) -> dict[str, Any]:
+    """Keyword arguments of `compress_table` for a method of this benchmark."""
+    settings = dict(METHODS[name])
+    kinds = {"text": weights, "uniform": torch.ones_like(weights), None: None}
+    given = {"row_weights": kinds[settings.pop("weights", None)]}
+    return {**settings, **given, "ratio": ratio, "seed": seed, "progress": False}
+
+
+def english_weights(data: Path, source: str, rows: int) -> torch.Tensor:
+    """Weights of a model's tokens from general text."""
+    lines = (data / TEXT).read_text(encoding="utf-8").splitlines()
+    return token_weights(lines, AutoTokenizer.from_pretrained(source), rows)
+
+
+class Results:
+    """The JSON file, written after every run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.data: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        settings = {"methods": METHODS, "steps": STEPS, "learning_rates": LEARNING_RATES}
+        if self.data.setdefault("settings", settings) != settings:
+            raise SystemExit(f"{path} was made with other settings: {self.data['settings']}. Name another --out.")
+
+    def section(self, *keys: str) -> dict[str, Any]:
+        """A dictionary at a path of keys."""
+        place = self.data
+        for key in keys:
+            place = place.setdefault(key, {})
+        return place
+
+    def put(self, section: dict[str, Any], key: str, value: dict[str, Any]) -> None:
+        """Add and write."""
+        section[key] = value
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text(json.dumps(self.data, indent=1) + "\n")
+
+
+def reconstruct(options: argparse.Namespace, results: Results) -> None:
+    """The first part."""
+    for matrix in options.matrices:
+        source = resolve_pretrained(MATRICES[matrix])
+        table = embedding_table(AutoModel.from_pretrained(source, add_pooling_layer=False)).detach()
+        weights = english_weights(options.data, source, len(table))
+        for name, ratio in points(options):
+            section = results.section("reconstruction", matrix, name)
+            if str(ratio) in section:
+                continue
+            begin = time.perf_counter()
+            try:
+                embedding, record = compress_table(table, **arguments(name, ratio, weights, seed=0))
+            except ValueError as error:  # some methods do not go so far
+                results.put(section, str(ratio), {"error": str(error)})
+                continue
+            seconds = time.perf_counter() - begin
+            cosines = torch.nn.functional.cosine_similarity(table, embedding.dense(), dim=1)
+            record["text_cosine"] = ((weights**2 * cosines).sum() / (weights**2).sum()).item()  # by count
+            results.put(section, str(ratio), record | {"seconds": round(seconds, 1)})
+            print(
+                f"{matrix} {name:22} ratio {record['ratio']:6.2f} cosine {record['mean_cosine']:.4f} in text "
+                f"{record['text_cosine']:.4f} rmse {record['rmse']:.5f} neighbours {record['neighbour_overlap']:.3f} "
+                f"{seconds:.0f} s",
+                flush=True,
+            )
+
+
+def run_task(options: argparse.Namespace, results: Results, task: str) -> None:
+    """The other parts, on one task."""
+    experiment = Experiment(options, "minilm", task)
+    teacher = experiment.teacher()
+    weights = english_weights(options.data, experiment.teacher_source, len(embedding_table(teacher)))
+    untuned = results.section("untuned", task)
+    if "dense" not in untuned:
+        results.put(untuned, "dense", scores(experiment, teacher))
+        report(experiment, task, "untuned", "dense", untuned["dense"])
+    folders = {"dense": experiment.work / "teacher"}
+    for name, ratio in points(options):
+        key = f"{name}@{ratio}"
+        folder = options.work / "minilm" / task / "compressed" / key
+        try:
+            if not (folder / "config.json").exists():
+                compress_embeddings(teacher, **arguments(name, ratio, weights, seed=0)).save_pretrained(folder)
+        except ValueError as error:  # some methods do not go so far
+            results.put(untuned, key, {"error": str(error)})
+            continue
+        folders[key] = folder
+        if key not in untuned:
+            model = AutoModelForTokenClassification.from_pretrained(folder)
+            record = model.config.compression["embedding"]
+            kept = {field: record[field] for field in ("bytes", "ratio", "mean_cosine", "rmse")}
+            results.put(untuned, key, scores(experiment, model) | kept)
+            report(experiment, task, "untuned", key, untuned[key])
+    if "tuned" in options.parts:
+        for seed, arm, key in itertools.product(options.seeds, LEARNING_RATES, folders):
+            section = results.section("tuned", task, arm, key)
+            if str(seed) not in section:
+                results.put(section, str(seed), tune(experiment, folders[key], arm, seed))
+                report(experiment, task, f"{arm} {seed}", key, section[str(seed)])
+
+
+def tune(experiment: Experiment, folder: Path, arm: str, seed: int) -> dict[str, Any]:
+    """Fine-tune a tagger with its table, or an AlAd model over its encoder, and score the best on dev."""
+    set_seed(seed)
+    if arm == "tuned":
+        model = AutoModelForTokenClassification.from_pretrained(folder)
+        rows = experiment.rows
+    else:
+        model = AlAdForTokenClassification.from_student_pretrained(str(folder), teacher=experiment.teacher())
+        model.detach_teacher()
+        rows = experiment.training_rows("joint")
+    fit = experiment.fit(model, rows, seed=seed, learning_rate=LEARNING_RATES[arm], steps=STEPS)
+    return fit | scores(experiment, model)
+
+
+def scores(experiment: Experiment, model: PreTrainedModel) -> dict[str, Any]:
+    """Of dev and test."""
+    return {split: experiment.score(model, split) for split in ("validation", "test")}
+
+
+def report(experiment: Experiment, task: str, part: str, key: str, run: dict[str, Any]) -> None:
+    """One line."""
+    dev, test = (run[split][experiment.task.metric] for split in ("validation", "test"))
+    print(f"{task} {part:9} {key:28} dev {dev:.1f} test {test:.1f}", flush=True)
+
+
+def main() -> None:
+    """Run what the results file lacks."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument(
+        "--work", type=Path, default=Path(".benchmarks/recovery"), help="taggers, shared with recovery"
+    )
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/embedding_compression.json"))
+    parser.add_argument(
+        "--parts", nargs="+", choices=("reconstruction", "untuned", "tuned"), default=["reconstruction"]
+    )
+    parser.add_argument("--matrices", nargs="+", choices=MATRICES, default=list(MATRICES))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--ratios", nargs="+", type=float, default=list(RATIOS))
+    parser.add_argument("--tasks", nargs="+", choices=[name for name in TASKS if name != "qa"], default=["wnut17"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--teacher-steps", type=int, help="at most so many steps for a tagger that is not there yet")
+    options = parser.parse_args()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    results = Results(options.out)
+    if "reconstruction" in options.parts:
+        reconstruct(options, results)
+    if {"untuned", "tuned"} & set(options.parts):
+        for task in options.tasks:
+            run_task(options, results, task)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""k-means on parts of rows: against Lloyd by hand, exact cases, and what more codes, weights and rotations must do."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from embedding_tables import power_law_table, squared_error
+
+from alad_hf.compression.product_quantization import quantize_parts
+
+
+def quantize(table, parts, **options):
+    return quantize_parts(table, parts, **{"centroids": 16, "progress": False, **options})
+
+
+def test_is_lloyd_on_every_part():
+    table = power_law_table(60, 4)
+    generator = torch.Generator().manual_seed(5)
+    expected = []
+    for part in table.split(2, dim=1):
+        centroids = part[torch.randperm(60, generator=generator)[:3]]
+        for _ in range(4):
+            nearest = torch.cdist(part, centroids).argmin(dim=1)
+            centroids = torch.stack([part[nearest == index].mean(dim=0) for index in range(3)])
+        expected.append(centroids[torch.cdist(part, centroids).argmin(dim=1)])
+
+    quantized = quantize(table, 2, centroids=3, iterations=4, seed=5)
+
+    torch.testing.assert_close(quantized.dense(), torch.cat(expected, dim=1))
+    assert quantized.codes.dtype == torch.uint8 and quantized.codes.shape == (60, 2)
+
+
+def test_few_distinct_rows_are_kept_exactly():
+    table = power_law_table(16).repeat(3, 1)[torch.randperm(48)]
+    # Every distinct row among the first centroids, whichever are drawn: as many centroids as rows.
+    torch.testing.assert_close(quantize(table, 4, centroids=48).dense(), table)
+
+
+def test_error_falls_with_parts_centroids_and_iterations():
+    table = power_law_table()
+
+    def errors(name, values):
+        return [squared_error(table, quantize(table, **{"parts": 4, name: value}).dense()) for value in values]
+
+    for name, values in (("parts", (1, 2, 4, 8, 16)), ("centroids", (2, 8, 32, 128)), ("iterations", (0, 1, 4, 16))):
+        falling = errors(name, values)
+        assert falling == sorted(falling, reverse=True) and falling[-1] < 0.9 * falling[0], name
+
+
+def test_rotation_is_orthogonal_and_helps_where_parts_depend_on_each_other():
+    # Two columns of one part's length apart are nearly equal: a rotation brings their common part together.
+    half = torch.randn(400, 4)
+    table = torch.cat([half, half + 0.05 * torch.randn(400, 4)], dim=1)
+    plain, rotated = quantize(table, 4, iterations=40), quantize(table, 4, iterations=40, rotations=8)
+
+    torch.testing.assert_close(rotated.rotation @ rotated.rotation.T, torch.eye(8), atol=1e-5, rtol=0)
+    assert squared_error(table, rotated.dense()) < 0.95 * squared_error(table, plain.dense())
+
+
+def test_weighted_rows_are_nearer():
+    table = power_law_table()
+    weights = torch.ones(400)
+    weights[:40] = 50.0
+    errors = [
+        squared_error(table[:40], quantize(table, 4, row_weights=chosen).dense()[:40]) for chosen in (None, weights)
+    ]
+
+    assert errors[1] < 0.7 * errors[0]
+
+
+def test_seed_decides():
+    table = power_law_table()
+
+    assert torch.equal(quantize(table, 4, seed=1).codes, quantize(table, 4, seed=1).codes)
+    assert not torch.equal(quantize(table, 4, seed=1).codes, quantize(table, 4, seed=2).codes)
+
+
+@pytest.mark.parametrize(
+    ("parts", "centroids", "message"),
+    [(3, 16, "divide the 16 columns .* got 3"), (4, 257, "from 1 to 256, got 257"), (4, 0, "got 0")],
+)
+def test_refuses(parts, centroids, message):
+    with pytest.raises(ValueError, match=message):
+        quantize(power_law_table(), parts, centroids=centroids)
