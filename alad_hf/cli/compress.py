@@ -23,6 +23,7 @@ _OPTIONS_OF: dict[str, tuple[str, ...]] = {
     "recursive": ("num_layers", "embedding_size", "num_bytes", "text"),
 }
 _OPTIONS_OF_EMBEDDINGS = ("ratio", "num_bytes", "seed")
+_WEIGHTED_BY_TEXT = ("svd", "lighttoken", "pq")
 
 
 @verb()
@@ -34,7 +35,8 @@ def compress(
         typer.Option(
             help="truncate: keep some layers; graft: merge neighbouring layers; prune: keep the most important heads "
             "and neurons; recursive: one layer that is called many times. The others compress the token embeddings: "
-            "svd, autoencoder, lighttoken (binary codes), pq (product quantization), int8, int4."
+            "svd, autoencoder, lighttoken (binary codes), pq (product quantization), int8, int4; with --text, tokens "
+            "of svd, lighttoken and pq count as often as they occur."
         ),
     ],
     layers: Annotated[
@@ -87,11 +89,12 @@ def compress(
         "seed": seed,
     }
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    useless = sorted(set(options) - set(_OPTIONS_OF.get(method, _OPTIONS_OF_EMBEDDINGS)))
+    known = _options_of(method)
+    useless = sorted(set(options) - set(known))
     if useless:
         raise ValueError(
             f"With --method {method} there is nothing that {_flags(useless)} could do: leave it out. It reads "
-            f"{_flags(_OPTIONS_OF.get(method, _OPTIONS_OF_EMBEDDINGS))}."
+            f"{_flags(known)}."
         )
     _, original, tokenizer = load_model(model)
     if "text" in options:
@@ -111,6 +114,12 @@ def compress(
     console.print(f"Saved in {output}.")
     record = getattr(smaller.config, "compression", None)
     return Report({"method": method, **facts, "compression": record}, facts_table(facts))
+
+
+def _options_of(method: str) -> tuple[str, ...]:
+    if method in _OPTIONS_OF:
+        return _OPTIONS_OF[method]
+    return (*_OPTIONS_OF_EMBEDDINGS, "text") if method in _WEIGHTED_BY_TEXT else _OPTIONS_OF_EMBEDDINGS
 
 
 def _parsed(listed: list[str]) -> dict[str, Any]:
@@ -176,8 +185,12 @@ def _with_text(method: str, options: dict[str, Any]) -> dict[str, Any]:
 
 def _embeddings(method: str) -> Callable[[PreTrainedModel, dict[str, Any]], PreTrainedModel]:
     def compress_them(model: PreTrainedModel, options: dict[str, Any]) -> PreTrainedModel:
-        from ..compression.embeddings import compress_embeddings
+        from ..compression.embeddings import compress_embeddings, embedding_table
+        from ..compression.row_weights import token_weights
 
+        if "texts" in options:
+            lines, tokenizer = options.pop("texts"), options.pop("tokenizer")
+            options["row_weights"] = token_weights(lines, tokenizer, len(embedding_table(model)))
         if "num_bytes" in options:
             options["bytes"] = options.pop("num_bytes")
         shown = console.is_terminal and not console.quiet

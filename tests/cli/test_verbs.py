@@ -11,6 +11,7 @@ from tiny import TAGS, tiny_tokenizer
 from transformers import AutoModel, AutoModelForTokenClassification
 
 from alad_hf import AlAdForTokenClassification, AlAdModel
+from alad_hf.compression import compress_embeddings, token_weights
 from alad_hf.data import load_token_classification
 from alad_hf.tagging import evaluate_tagger, tag_text
 
@@ -159,6 +160,21 @@ def test_compress_embeddings(folder: Path, tmp_path: Path, run, options: tuple) 
     next(tag_text(model, tiny_tokenizer(), ["Smith"]))
 
 
+def test_compress_weights_tokens_by_the_text(folder: Path, tmp_path: Path, run) -> None:
+    (tmp_path / "text.txt").write_text("Smith went to London\n" * 50)
+    arguments = ("compress", folder / "teacher", "--output", tmp_path / "out", "--method", "svd", "--bytes", 2000)
+    run(*arguments, "--text", tmp_path / "text.txt")
+    teacher = AutoModelForTokenClassification.from_pretrained(folder / "teacher")
+    rows = len(teacher.get_input_embeddings().weight)
+    weights = token_weights(["Smith went to London"] * 50, tiny_tokenizer(), rows)
+    assert len(weights.unique()) > 1
+    expected = compress_embeddings(teacher, "svd", bytes=2000, row_weights=weights).get_input_embeddings().dense()
+    written = AutoModelForTokenClassification.from_pretrained(tmp_path / "out").get_input_embeddings().dense()
+    torch.testing.assert_close(written, expected)
+    without = compress_embeddings(teacher, "svd", bytes=2000).get_input_embeddings().dense()
+    assert not torch.allclose(written, without)
+
+
 def test_compress_to_a_recursive_encoder(folder: Path, tmp_path: Path, run) -> None:
     options = ("--num-layers", 3, "--bytes", 20_000, "--text", folder / "text.txt", "--json")
     done = run("compress", folder / "student", "--output", tmp_path / "out", "--method", "recursive", *options)
@@ -193,7 +209,7 @@ def test_benchmark(folder: Path, run, models: list[str]) -> None:
 
 def test_export_then_predict_evaluate_and_benchmark(folder: Path, tmp_path: Path, run) -> None:
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'alad_hf[export]'")
-    pytest.importorskip("onnxscript", reason="onnxscript is not installed: pip install 'alad_hf[export]'")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'alad_hf[export]'")
     out = tmp_path / "onnx"
     facts = json.loads(run("export", folder / "tagger", "--output", out, "--data", folder / "corpus", "--json").stdout)
     assert facts["scores"]["onnx"] == pytest.approx(facts["scores"]["torch"])
