@@ -1,4 +1,4 @@
-"""Write the tables of README from the results files.
+"""Write the tables of README and docs from the results files.
 
     python benchmarks/write_tables.py
 
@@ -23,6 +23,7 @@ ARM_NAMES = {
     "adapter_only": "frozen student, same adapter, no alignment",
     "plug_and_play_unlabelled": "**AlAd plug-and-play**, no label seen",
     "plug_and_play": "**AlAd plug-and-play** (student frozen)",
+    "plug_and_play_wide": "**AlAd plug-and-play**, wide adapter",
     "joint": "**AlAd joint**",
 }
 PAIR_NAMES = {
@@ -112,19 +113,99 @@ def speed() -> str:
     )
 
 
+METHOD_NAMES = {
+    "svd": "SVD",
+    "autoencoder": "autoencoder, direction-aware",
+    "lighttoken_paper": "LightToken, the paper's steps",
+    "lighttoken": "LightToken",
+    "lighttoken_weighted": "LightToken, tokens weighted by text",
+    "pq": "product quantization",
+    "pq_weighted": "product quantization, tokens weighted by text",
+    "int8": "int8",
+    "int4": "int4",
+}
+ROUNDING_RATIOS = {"int8": 5, "int4": 10}
+"""The column nearest to what rounding takes."""
+
+
+def embedding_compression() -> str:
+    """Scores of a tagger whose token table is replaced, nothing tuned afterwards."""
+    tasks = json.loads((RESULTS / "embedding_compression.json").read_text())["untuned"]
+    return "\n\n".join(embedding_compression_of_task(task, runs) for task, runs in tasks.items())
+
+
+def embedding_compression_of_task(task: str, runs: dict) -> str:
+    """One table: methods by ratio."""
+    metric = "accuracy" if task == "ewt_pos" else "f1"
+    found = {tuple(key.split("@")): run for key, run in runs.items() if "@" in key and "error" not in run}
+    ratios = sorted({float(ratio) for _, ratio in found if ratio != "None"})
+    lines = [
+        f"| {TASK_NAMES[task]} on test / mean cosine | {' | '.join(f'ratio {ratio:g}' for ratio in ratios)} |",
+        f"|---|{'---:|' * len(ratios)}",
+    ]
+    for method, name in METHOD_NAMES.items():
+        cells = []
+        for ratio in ratios:
+            rounded = ROUNDING_RATIOS.get(method) == ratio
+            run = found.get((method, "None" if rounded else str(ratio)))
+            note = f" (ratio {run['ratio']:.1f})" if run and rounded else ""
+            cells.append(f"{run['test'][metric]:.1f} / {run['mean_cosine']:.3f}{note}" if run else "")
+        if any(cells):
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    dense = runs["dense"]["test"][metric]
+    return "\n".join([*lines, "", f"One tagger (MiniLM-L6), {dense:.1f} with its own table of 46.9 MB. One run each."])
+
+
+GRAFTING_NAMES = {
+    "top": "keep the top layers",
+    "bottom": "keep the bottom layers",
+    "every_second": "keep every second layer",
+    "similarity": "drop the layers that change states least",
+    "width": "prune heads and neurons of every layer",
+    "graft": "graft neighbours",
+    "graft_refit_similar": "graft the most similar neighbours",
+}
+
+
+def grafting() -> str:
+    """Scores of students with fewer layers before any training, without and with refit."""
+    tasks = json.loads((RESULTS / "grafting.json").read_text())["runs"]
+    return "\n\n".join(grafting_of_task(task, entry) for task, entry in tasks.items())
+
+
+def grafting_of_task(task: str, entry: dict) -> str:
+    """One table: ways by depth."""
+    depths = sorted(entry["depths"], reverse=True)
+    heads = [f"{depth} layers{refit}" for depth in depths for refit in ("", ", refitted")]
+    lines = [f"| {TASK_NAMES[task]} on test | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
+    for arm, name in GRAFTING_NAMES.items():
+        plain, refitted = (None, arm) if "refit" in arm else (arm, f"{arm}_refit")
+        cells = []
+        for depth in depths:
+            for one in (plain, refitted):
+                run = entry["depths"][depth].get(one, {}).get("before")
+                cells.append(f"{run['test'][entry['metric']]:.1f}" if run else "")
+        if any(cells):
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(
+        [*lines, "", f"The 6-layer teacher has {entry['teacher']['test'][entry['metric']]:.1f}. One run."]
+    )
+
+
+TABLES = {"recovery": recovery, "speed": speed, "embedding_compression": embedding_compression, "grafting": grafting}
+
+
 def main() -> None:
     """Replace every table whose results file is there."""
-    path = ROOT / "README.md"
-    text = path.read_text(encoding="utf-8")
-    for name, table in (("recovery", recovery), ("speed", speed)):
-        if not (RESULTS / f"{name}.json").exists():
-            print(f"no results/{name}.json: its table is left as it is")
-            continue
-        pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end of table -->)", re.DOTALL)
-        if not pattern.search(text):
-            raise SystemExit(f"README.md has no place for the table {name}")
-        text = pattern.sub(lambda match, table=table: f"{match[1]}\n{table()}\n\n{match[2]}", text)
-    path.write_text(text, encoding="utf-8")
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = path.read_text(encoding="utf-8")
+        for name in re.findall(r"<!-- table: (\w+) -->", text):
+            if not (RESULTS / f"{name}.json").exists():
+                print(f"no results/{name}.json: its table in {path.name} is left as it is")
+                continue
+            pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end of table -->)", re.DOTALL)
+            text = pattern.sub(lambda match, name=name: f"{match[1]}\n{TABLES[name]()}\n\n{match[2]}", text)
+        path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -24,16 +24,22 @@ Loaded: TypeAlias = tuple[Kind, Any, PreTrainedTokenizerBase]
 _AUTO_CLASSES: dict[str, Any] = {"tagger": AutoModelForTokenClassification, "answerer": AutoModelForQuestionAnswering}
 
 
-def kind_of(name: str) -> Kind:
+def kind_of(name: str, trust_remote_code: bool = False) -> Kind:
     """What a checkpoint is for, by the architecture that its config names."""
-    architectures = AutoConfig.from_pretrained(name, trust_remote_code=False).architectures or []
+    architectures = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code).architectures or []
     for part, kind in (("ForTokenClassification", "tagger"), ("ForQuestionAnswering", "answerer")):
         if any(part in architecture for architecture in architectures):
             return kind  # type: ignore[return-value]
     return "encoder"
 
 
-def load_model(name: str, device: str = "cpu", backend: Backend | None = None, threads: int | None = None) -> Loaded:
+def load_model(
+    name: str,
+    device: str = "cpu",
+    backend: Backend | None = None,
+    threads: int | None = None,
+    trust_remote_code: bool = False,
+) -> Loaded:
     """Load a model with the head that it was saved with, and its tokenizer.
 
     Args:
@@ -41,6 +47,7 @@ def load_model(name: str, device: str = "cpu", backend: Backend | None = None, t
         device: Where the model goes.
         backend: What runs it; by default ONNX for a folder that `alad-hf export` wrote.
         threads: Of the CPU; by default what the backend takes.
+        trust_remote_code: Whether code that lies beside a tagger or question answerer may be run.
 
     Returns:
         What it is for, the model in eval mode, and the tokenizer.
@@ -59,21 +66,26 @@ def load_model(name: str, device: str = "cpu", backend: Backend | None = None, t
     if threads is not None:
         torch.set_num_threads(threads)
     source = resolve_pretrained(name)
-    kind = kind_of(source)
-    model: Any = load_student(source) if kind == "encoder" else load_finished(_AUTO_CLASSES[kind], source)
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    trust = {"trust_remote_code": trust_remote_code}
+    kind = kind_of(source, **trust)
+    model: Any = load_student(source) if kind == "encoder" else load_finished(_AUTO_CLASSES[kind], source, **trust)
+    tokenizer = AutoTokenizer.from_pretrained(source, **trust)
     return kind, model.to(device).eval(), tokenizer
 
 
 def load_task_model(
-    name: str, device: str = "cpu", backend: Backend | None = None, threads: int | None = None
+    name: str,
+    device: str = "cpu",
+    backend: Backend | None = None,
+    threads: int | None = None,
+    trust_remote_code: bool = False,
 ) -> Loaded:
     """Load a tagger or a question answerer; see `load_model`.
 
     Raises:
         ValueError: It is neither.
     """
-    kind, model, tokenizer = load_model(name, device, backend, threads)
+    kind, model, tokenizer = load_model(name, device, backend, threads, trust_remote_code)
     if kind == "encoder":
         raise ValueError(
             f"{name} is a {type(model).__name__} without a head: it neither tags nor answers. Train it with "

@@ -1,0 +1,58 @@
+"""`alad-hf demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .application import console, verb
+from .options import Device
+
+
+@verb(reports=False)
+def demo(
+    model: Annotated[str, typer.Argument(help="Folder or Hub id of a tagger or a question answerer.")],
+    compare: Annotated[
+        list[str] | None, typer.Option(help="Another model, side by side with it; repeat for more.")
+    ] = None,
+    teacher: Annotated[str | None, typer.Option(help="The teacher, whose time the others are compared with.")] = None,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; 0.0.0.0 is every network of this machine, without a password.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen at.", min=1, max=65535)] = 7860,
+    share: Annotated[
+        bool, typer.Option("--share", help="Open a public address at gradio's server, which then sees the texts.")
+    ] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that lies beside the models.")
+    ] = False,
+    write_space: Annotated[
+        Path | None,
+        typer.Option(help="Serve nothing; write the page into this new folder, ready to be pushed as a Space."),
+    ] = None,
+    device: Device = "cpu",
+) -> None:
+    """Open a page that shows what models find in a text, side by side, with their sizes and times."""
+    from ..demo import launch_demo
+    from ..demo import write_space as write
+
+    models = [model, *(compare or [])]
+    if write_space is not None:
+        write(write_space, models, teacher=teacher, trust_remote_code=trust_remote_code)
+        console.print(f"Wrote the Space to {write_space}. Try it there with `python app.py`, and push it with git.")
+        return
+    page = launch_demo(
+        models,
+        teacher=teacher,
+        host=host,
+        port=port,
+        share=share,
+        trust_remote_code=trust_remote_code,
+        device=device,
+        block=False,
+    )
+    address = page.local_url if page.share_url is None else f"{page.local_url} and {page.share_url}"
+    console.print(f"The page is at {address}; Ctrl-C ends it.", highlight=False)
+    page.block_thread()

@@ -1,0 +1,70 @@
+"""Draw the figures of docs from the results files.
+
+python benchmarks/draw_figures.py
+"""
+
+from __future__ import annotations
+
+import json
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot  # noqa: E402
+from write_tables import METHOD_NAMES, RESULTS, ROOT, TASK_NAMES  # noqa: E402
+
+FIGURES = ROOT / "docs" / "figures"
+STYLES = {
+    "svd": ("#999999", "o"),
+    "autoencoder": ("#a6761d", "v"),
+    "lighttoken_paper": ("#7570b3", "D"),
+    "lighttoken": ("#1b9e77", "s"),
+    "lighttoken_weighted": ("#00603c", "P"),
+    "pq": ("#d95f02", "^"),
+    "pq_weighted": ("#8c3b00", "X"),
+    "int8": ("#000000", "*"),
+    "int4": ("#e7298a", "*"),
+}
+
+
+def embedding_compression() -> None:
+    """Score against stored bytes of the token table, every method, nothing tuned afterwards."""
+    tasks = json.loads((RESULTS / "embedding_compression.json").read_text())["untuned"]
+    for task, runs in tasks.items():
+        metric = "accuracy" if task == "ewt_pos" else "f1"
+        figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+        dense = runs["dense"]["test"][metric]
+        axes.axhline(dense, color="black", linestyle=":", linewidth=1)
+        axes.annotate(f"uncompressed, 46.9 MB: {dense:.1f}", (0.99, dense), xycoords=("axes fraction", "data"),
+                      ha="right", va="bottom")  # fmt: skip
+        for method, name in METHOD_NAMES.items():
+            points = sorted(
+                (run["bytes"] / 1e6, run["test"][metric])
+                for key, run in runs.items()
+                if key.startswith(f"{method}@") and "error" not in run
+            )
+            if points:
+                color, marker = STYLES[method]
+                axes.plot(*zip(*points, strict=True), color=color, marker=marker, label=name)
+        axes.set_xscale("log")
+        ticks = [0.5, 1, 2, 5, 10]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+        axes.set_xlabel("stored bytes of the token table, MB (float32: 46.9)")
+        axes.set_ylabel(f"{TASK_NAMES[task]} on test")
+        axes.set_title("Token table of a fine-tuned MiniLM-L6 replaced, nothing tuned afterwards")
+        axes.grid(alpha=0.3)
+        axes.legend(loc="lower right", fontsize="small")
+        figure.savefig(FIGURES / f"embedding_compression_{task}.png", dpi=120)
+        pyplot.close(figure)
+
+
+def main() -> None:
+    """Draw every figure whose results file is there."""
+    FIGURES.mkdir(parents=True, exist_ok=True)
+    if (RESULTS / "embedding_compression.json").exists():
+        embedding_compression()
+
+
+if __name__ == "__main__":
+    main()
