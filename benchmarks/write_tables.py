@@ -75,14 +75,12 @@ def recovery_of_pair(pair: str, tasks: dict) -> str:
         if runs:
             cells = " | ".join(cell(task, arm) for task in tasks)
             lines.append(f"| {name.format(**PAIR_NAMES[pair])} | {runs[0]['trainable'] / 1e6:.2f} M | {cells} |")
-    budgets = []
-    for name, task in tasks.items():
-        seeds = len(task["arms"]["joint"])
-        count = f"{seeds} seeds" if seeds > 1 else "one seed, so preliminary"
-        budgets.append(
-            f"{TASK_NAMES[name].split(',')[0]}: {count}; {task['steps']} steps of {task['batch_size']} rows"
-        )
-    return "\n".join([*lines, "", ". ".join(budgets) + "."])
+    budgets = [
+        f"{TASK_NAMES[name].split(',')[0]}: {task['steps']} steps of {task['batch_size']} rows"
+        for name, task in tasks.items()
+    ]
+    note = "Figures with ± are of three seeds, those without of one, and preliminary."
+    return "\n".join([*lines, "", f"{note} {'. '.join(budgets)}."])
 
 
 def speed() -> str:

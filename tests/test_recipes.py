@@ -174,3 +174,9 @@ def test_exchange_mentions_keeps_contexts_and_types() -> None:
         assert row[:1] in people and row[2:-1] in places and row[-1] == "."
     assert texts == [tuple(row) for row in exchange_mentions(data, copies=5, seed=1)["tokens"]]
     assert len(set(texts)) > 8
+
+
+def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="WORLD_SIZE=2: a recipe .* in one process.*docs/train_on_several_gpus"):
+        train_tagger("student", None, tmp_path)

@@ -45,6 +45,7 @@ def align(
     from .. import AlAdForQuestionAnswering, AlAdForTokenClassification, AlAdModel
     from ..alignment.closed_form import fit_adapter
     from ..hub.pretrained_weights import resolve_pretrained
+    from ..long_documents import state_length
     from ..models.alad_construction import load_tokenizer
     from ..training.stages import align as run
     from ..training.stages import published_arguments
@@ -92,6 +93,7 @@ def align(
             "last_loss": losses[-1] if losses else last["train_loss"],
             "seconds": last["train_runtime"],
         }
+    state_length(tokenizer, model.config)
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
     console.print(f"Saved in {output}.")

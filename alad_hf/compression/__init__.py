@@ -4,8 +4,21 @@ from __future__ import annotations
 
 from .embeddings import compress_embeddings, compress_table
 from .grafting import graft_layers
+from .published_minialbert import load_published_minialbert
+from .recursive import make_recursive_student
 from .row_weights import token_weights
 from .truncation import truncate_layers
 from .width_pruning import prune_width
+from .wrapping import wrap_encoder
 
-__all__ = ["compress_embeddings", "compress_table", "graft_layers", "prune_width", "token_weights", "truncate_layers"]
+__all__ = [
+    "compress_embeddings",
+    "compress_table",
+    "graft_layers",
+    "load_published_minialbert",
+    "make_recursive_student",
+    "prune_width",
+    "token_weights",
+    "truncate_layers",
+    "wrap_encoder",
+]

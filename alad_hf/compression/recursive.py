@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterable
 from typing import Any, Literal
@@ -59,6 +60,7 @@ def make_recursive_student(
         A `MiniAlbertForMaskedLM` in eval mode.
 
     Raises:
+        TypeError: A field that `MiniAlbertConfig` does not have.
         ValueError: The source is of another form, both sizes are given, the budget is too small, `layer_start` is
             no layer of the source, or a field does not fit.
 
@@ -66,6 +68,10 @@ def make_recursive_student(
         >>> student = make_recursive_student(teacher, max_bytes=20_000_000)
         >>> student.base_model.save_pretrained("student")
     """
+    unknown = sorted(set(fields) - {field.name for field in dataclasses.fields(MiniAlbertConfig)})
+    if unknown:
+        own = sorted(name for name in MiniAlbertConfig.__annotations__ if name != "model_type")
+        raise TypeError(f"{unknown} are not fields of MiniAlbertConfig, which has {own}.")
     source = SourceEmbeddings(model)
     if embedding_size is not None and max_bytes is not None:
         raise ValueError(f"Give embedding_size={embedding_size} or max_bytes={max_bytes}, not both.")

@@ -131,8 +131,13 @@ def load_parts(
         **only_with_teacher: Further arguments of the recipe that mean nothing without a teacher.
 
     Raises:
-        ValueError: One of them is given, and no teacher is; or a tokenizer cannot be loaded.
+        ValueError: One of them is given, and no teacher is; a tokenizer cannot be loaded; or several processes run.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']}: a recipe trains, scores and saves in one process. For several "
+            "take its parts, alad_hf.training.align and train, or your own Trainer: docs/train_on_several_gpus.md."
+        )
     only_with_teacher["teacher_tokenizer"] = teacher_tokenizer
     useless = [name for name, value in only_with_teacher.items() if value is not None and value is not False]
     if teacher is None and useless:

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from .distillation_model import DistillationWeights
+from .encoder_distillation import distill_encoder, published_distillation_arguments
 from .loss_logging import LossTermsCallback
 from .stages import align, published_arguments, train
 
-__all__ = ["LossTermsCallback", "align", "published_arguments", "train"]
+__all__ = [
+    "DistillationWeights",
+    "LossTermsCallback",
+    "align",
+    "distill_encoder",
+    "published_arguments",
+    "published_distillation_arguments",
+    "train",
+]

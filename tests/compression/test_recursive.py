@@ -275,3 +275,8 @@ class TestUse:
         batch = random_batch()
         with torch.no_grad():
             assert torch.allclose(reloaded(**batch).logits, model.eval()(**batch).logits, atol=1e-6)
+
+
+def test_a_misspelt_field_is_an_error() -> None:
+    with pytest.raises(TypeError, match=r"\['num_layers'\] are not fields of MiniAlbertConfig, .*'num_hidden_layers'"):
+        make_recursive_student(AutoModel.from_config(tiny_config()), num_layers=3)
