@@ -14,6 +14,8 @@ from torch import nn
 from transformers import AttentionMaskInterface, PreTrainedModel
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
+from ..models.embedding_table import CompressedEmbedding
+
 
 def trace_to_onnx(
     model: PreTrainedModel, sample: dict[str, torch.Tensor], output_names: list[str], opset: int, file: Path
@@ -35,7 +37,13 @@ def trace_to_onnx(
     """
     # It prints the whole graph where it fails. It warns of every Python branch on a size, and of itself as the older
     # one; the caller checks the result.
-    with redirect_stdout(io.StringIO()), warnings.catch_warnings(), torch.no_grad(), _lengths_as_tensors():
+    with (
+        redirect_stdout(io.StringIO()),
+        warnings.catch_warnings(),
+        torch.no_grad(),
+        _lengths_as_tensors(),
+        _factors_in_float(model),
+    ):
         warnings.simplefilter("ignore")
         torch.onnx.export(
             _OnlyLogits(model, list(sample), output_names).eval(),
@@ -75,6 +83,22 @@ def _lengths_as_tensors() -> Iterator[None]:
         yield
     finally:
         AttentionMaskInterface.register("sdpa", original)
+
+
+@contextmanager
+def _factors_in_float(model: PreTrainedModel) -> Iterator[None]:
+    """Let compressed embeddings show their own parameters in `state_dict`, by which the exporter knows them.
+
+    Factors that are stored in float16 appear there as rounded copies.
+    """
+    stored = [(module, module.factor_dtype) for module in model.modules() if isinstance(module, CompressedEmbedding)]
+    try:
+        for module, _ in stored:
+            module.factor_dtype = "float32"
+        yield
+    finally:
+        for module, factor_dtype in stored:
+            module.factor_dtype = factor_dtype
 
 
 def _with_positions_for_length(make_mask: Callable[..., Any]) -> Callable[..., Any]:

@@ -111,9 +111,9 @@ def test_attached_teacher_stays_out_of_the_file(tmp_path: Path) -> None:
 
 EMBEDDINGS = {
     "low_rank": {"rank": 6, "bias": True},
-    "binary_code": {"bits": 20, "rank": 2},
+    "binary_code": {"bits": 20, "rank": 2, "factor_dtype": "float16"},
     "product_quantized": {"subvectors": 4, "centroids": 9, "rotation": True, "row_scales": True},
-    "integer": {"bits": 4},
+    "integer": {"bits": 8, "factor_dtype": "float16"},
 }
 
 
