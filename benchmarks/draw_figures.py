@@ -35,8 +35,8 @@ def embedding_compression() -> None:
         figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
         dense = runs["dense"]["test"][metric]
         axes.axhline(dense, color="black", linestyle=":", linewidth=1)
-        axes.annotate(f"uncompressed, 46.9 MB: {dense:.1f}", (0.99, dense), xycoords=("axes fraction", "data"),
-                      ha="right", va="bottom")  # fmt: skip
+        axes.annotate(f"uncompressed, 46.9 MB: {dense:.1f}", (0.01, dense), xycoords=("axes fraction", "data"),
+                      ha="left", va="bottom")  # fmt: skip
         for method, name in METHOD_NAMES.items():
             points = sorted(
                 (run["bytes"] / 1e6, run["test"][metric])

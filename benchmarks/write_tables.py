@@ -159,7 +159,7 @@ GRAFTING_NAMES = {
     "bottom": "keep the bottom layers",
     "every_second": "keep every second layer",
     "similarity": "drop the layers that change states least",
-    "width": "prune heads and neurons of every layer",
+    "width": "keep all layers, prune heads and neurons to that share",
     "graft": "graft neighbours",
     "graft_refit_similar": "graft the most similar neighbours",
 }
