@@ -60,7 +60,7 @@ def compress_embeddings(
         bytes: The bytes themselves, in place of `ratio`. What is stored never takes more.
         factor_dtype: "float16" or "float32": how factors, decoders and codebooks are stored, and counted.
         row_weights: (vocabulary,) non-negative: how much each token counts; `token_weights` makes them of text, which
-            is worth more than any other option. None: for "lighttoken" `order_weights`, for the others all alike.
+            is the option to try first. None: for "lighttoken" `order_weights`, for the others all alike.
             "autoencoder", "int8" and "int4" take none.
         seed: Of all that is drawn; the same seed gives the same codes on the same machine.
         progress: Show progress bars.

@@ -50,7 +50,7 @@ def make_recursive_student(
         layer_start: What the shared layer starts as: the mean of the source's layers, one of them (its index), or None
             for random weights.
         texts: A sample of text that the embeddings are fitted to; random tokens by default. Real text, a few thousand
-            sentences, halves the error on text of its kind.
+            sentences, fits better to text of its kind.
         tokenizer: For `texts`.
         **fields: Other fields of `MiniAlbertConfig`, such as `use_adapter=False`, `adapter_reduction` or
             `intermediate_size`; by default they are the source's, with adapters that change nothing at the start

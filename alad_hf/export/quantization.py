@@ -7,14 +7,14 @@ from pathlib import Path
 
 from .optional_packages import import_extra
 
-# Gather reads the embedding tables, which are most of a small encoder.
+# Gather reads the embedding tables, which are a large part of a small encoder.
 QUANTIZED_OPERATORS = ("MatMul", "Gemm", "Gather")
 
 
 def quantize_to_int8(source: Path, target: Path) -> None:
     """Store the weights of matrix products and embedding tables in int8, and run the products in it.
 
-    Matrices have one scale an output channel, which more than halves the error of one scale a matrix. Their codes
+    Matrices have one scale an output channel, which follows them closer than one scale a matrix. Their codes
     use 7 of the 8 bits (`reduce_range`): with all 8, x86 processors without VNNI overflow in silence, so that a file
     would give other answers there than on the machine that checked it. Activations are quantized as they come.
 

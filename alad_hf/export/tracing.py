@@ -22,8 +22,7 @@ def trace_to_onnx(
 ) -> None:
     """Write a model as ONNX for any number of rows and tokens, by torch's exporter that traces.
 
-    torch's newer exporter, which goes through torch.export, took ten times as long for a 6-layer MiniLM and needs
-    onnxscript; its file was no faster.
+    torch's newer exporter, which goes through torch.export, takes longer and needs onnxscript besides.
 
     Args:
         model: In eval mode, on the CPU and in float32.
