@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from ..alignment.closed_form import AlignmentMoments, ridge
+from ..alignment.least_squares import AlignmentMoments, ridge
 from .calibration import CalibrationText, reading, run_layers
 from .encoder_layouts import LayerParts, encoder_layers
 

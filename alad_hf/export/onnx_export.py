@@ -39,7 +39,7 @@ Task = Literal["token-classification", "question-answering"]
 Quantization = Literal["int8"]
 
 TOLERANCES: dict[str | None, float] = {None: 1e-4, "int8": 0.2}
-"""Largest accepted `difference` by `quantize`. That of int8 is wide and set by hand: it finds broken files, no more."""
+"""Largest accepted `difference` by `quantize`. That of int8 is wide, set by hand: it finds broken files, no more."""
 OPSETS = range(18, 21)
 """18 is the first with the bit operations of compressed embeddings, 20 the last that torch's exporter writes."""
 

@@ -12,8 +12,8 @@ from tiny import tiny_config, tiny_teacher, tiny_tokenizer
 from transformers import AutoModel, PreTrainedModel
 
 from alad_hf import AlAdForTokenClassification
-from alad_hf.alignment import closed_form
 from alad_hf.alignment.closed_form import ClosedFormFit, fit_adapter
+from alad_hf.alignment.least_squares import AlignmentMoments
 
 WORDS = "the in of new york london berlin smith jones acme works for visited played ing table unable , .".split()
 LINES = [
@@ -68,14 +68,14 @@ def measured_error(
 if __name__ == "__main__":
     assert os.environ["WORLD_SIZE"] == "2"
     read = []
-    update = closed_form.AlignmentMoments.update
+    update = AlignmentMoments.update
 
-    def counted(moments: closed_form.AlignmentMoments, *arguments: torch.Tensor) -> None:
+    def counted(moments: AlignmentMoments, *arguments: torch.Tensor) -> None:
         """Count what this process reads."""
         read.append(int(arguments[2].sum()))
         update(moments, *arguments)
 
-    closed_form.AlignmentMoments.update = counted
+    AlignmentMoments.update = counted
     fitted = make_model(adapter_type="light", window_size=3, adapter_size=6)
     report = fit(fitted)
     result = {"adapter": fitted.model.adapter.state_dict(), "report": asdict(report), "tokens_read": sum(read)}

@@ -18,10 +18,10 @@ from torch.nn import functional
 from transformers import AutoModel, AutoModelForTokenClassification
 
 from alad_hf import AlAdForTokenClassification
-from alad_hf.alignment.closed_form import (
+from alad_hf.alignment import fit_adapter
+from alad_hf.alignment.least_squares import (
     AffineMap,
     AlignmentMoments,
-    fit_adapter,
     mean_squared_error,
     r_squared,
     reduced_rank,
