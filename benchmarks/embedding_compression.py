@@ -54,7 +54,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "int4": {"method": "int4"},
 }
 TEXT = "distill_text/ewt_train.txt"
-STEPS = 300
+STEPS = 102
+EVALUATIONS = 3
 LEARNING_RATES = {"tuned": 1e-4, "alad": 1e-3}
 
 
@@ -175,7 +176,9 @@ def tune(experiment: Experiment, folder: Path, arm: str, seed: int) -> dict[str,
         model = AlAdForTokenClassification.from_student_pretrained(str(folder), teacher=experiment.teacher())
         model.detach_teacher()
         rows = experiment.training_rows("joint")
-    fit = experiment.fit(model, rows, seed=seed, learning_rate=LEARNING_RATES[arm], steps=STEPS)
+    fit = experiment.fit(
+        model, rows, seed=seed, learning_rate=LEARNING_RATES[arm], steps=STEPS, evaluations=EVALUATIONS
+    )
     return fit | scores(experiment, model)
 
 

@@ -4,7 +4,7 @@
 
 The teacher is MiniLM-L6 fine-tuned on the task (`recovery.py --work` keeps it; it is trained if it is not there). Each
 arm makes a student of it, is scored as it is, and is then trained: all arms for the same number of steps, the labels
-and the same text in every batch, once by distillation alone (logits and states) and once by joint AlAd. Of six
+and the same text in every batch, once by distillation alone (logits and states) and once by joint AlAd. Of three
 evaluations on dev the best is kept, and its score is given on test. Latency is of the student before recovery.
 Training in bfloat16 autocast. Results are added to the JSON file run by run, so that a stopped run goes on.
 """
@@ -40,6 +40,7 @@ from alad_hf.recipes.grafting import PROGRESSIVE_PART, TakingTurns, rising_share
 from alad_hf.training.distillation import distilling
 
 DEPTHS = (3, 2)
+EVALUATIONS = 3
 RECOVERIES = ("distilled", "alad")
 CALIBRATION_TOKENS = 20_000
 
@@ -151,7 +152,9 @@ class Grafting:
         if stock:
             model.get_input_embeddings().requires_grad_(False)
         with distilling(model) if stock else nullcontext():
-            return self.experiment.fit(model, mixed, seed=seed, learning_rate=rate, steps=steps)
+            return self.experiment.fit(
+                model, mixed, seed=seed, learning_rate=rate, steps=steps, evaluations=EVALUATIONS
+            )
 
     def _at_once(self, arm: Arm, depth: int, seed: int, steps: int) -> tuple[PreTrainedModel, int]:
         return self.student(arm, depth), steps

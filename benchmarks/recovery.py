@@ -144,12 +144,19 @@ class Experiment:
         return self.task.score(model.eval(), self.tokenizer, split)
 
     def fit(
-        self, model: PreTrainedModel, rows: Dataset, *, seed: int, learning_rate: float, steps: int | None = None
+        self,
+        model: PreTrainedModel,
+        rows: Dataset,
+        *,
+        seed: int,
+        learning_rate: float,
+        steps: int | None = None,
+        evaluations: int = EVALUATIONS,
     ) -> dict[str, Any]:
         """Train in place and keep the best of the evaluations on dev."""
         set_seed(seed)
         steps = steps or self.steps
-        best = BestOnDev(self, max(1, steps // EVALUATIONS))
+        best = BestOnDev(self, max(1, steps // evaluations))
         with tempfile.TemporaryDirectory() as folder:
             args = published_arguments(
                 "joint",

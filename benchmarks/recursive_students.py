@@ -4,7 +4,7 @@
 
 A student of one layer, called six times, is made of MiniLM-L6 and distilled once per seed on all of `distill_text`.
 Then every arm is fine-tuned as in `recovery.py`: the same number of steps with batches of the same size, the best of
-six evaluations on dev kept, its score given on test; teachers and text of the AlAd arms are those of `recovery.py`.
+three evaluations on dev kept, its score given on test; teachers and text of the AlAd arms are those of `recovery.py`.
 There are two truncated students without distillation. "truncated" is the lowest layer of MiniLM-L6 with its whole
 embedding table, the smallest truncation there is and larger than the recursive student. "truncated_factorised" is that
 layer over embeddings that are factorised as the recursive student's, as wide as makes the bytes equal. Results are
@@ -43,6 +43,7 @@ ARMS = {
 TASKS = ("wnut17", "ewt_pos")
 LATENCY_TOKENS = 64
 SAMPLED_LINES = 5000
+EVALUATIONS = 3
 
 
 class Students:
@@ -156,7 +157,14 @@ class RecursiveExperiment(Experiment):
         folder = self.students.folder(name, seed)
         set_seed(seed)
         model = self.build_on(folder, method)
-        result = self.fit(model, self.training_rows(method), seed=seed, learning_rate=LEARNING_RATES[method])
+        result = self.fit(
+            model,
+            self.training_rows(method),
+            seed=seed,
+            learning_rate=LEARNING_RATES[method],
+            steps=self.options.steps,
+            evaluations=EVALUATIONS,
+        )
         times = latency(model, self.tokenizer, batch_size=1, tokens=LATENCY_TOKENS, repeats=50)
         return result | {
             "validation": self.score(model, "validation"),
@@ -208,6 +216,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--distillation-steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, help="of every arm's task training; by default those of recovery.py")
     parser.add_argument("--batch-size", type=int, default=32, help="rows of a step of distillation")
     parser.add_argument("--max-tokens", type=int, default=64, help="tokens of its longest row")
     parser.add_argument("--embedding-size", type=int, default=128)
@@ -223,6 +232,7 @@ def main() -> None:
     settings = {
         "learning_rates": {method: LEARNING_RATES[method] for _, method in ARMS.values()},
         "distillation_steps": options.distillation_steps,
+        "steps": options.steps,
         "batch_size": options.batch_size,
         "max_tokens": options.max_tokens,
         "embedding_size": options.embedding_size,
@@ -237,7 +247,11 @@ def main() -> None:
     for task_name in options.tasks:
         experiment = RecursiveExperiment(options, students, task_name)
         entry = results["runs"].setdefault(task_name, {"arms": {}})
-        entry |= {"metric": experiment.task.metric, "steps": experiment.steps, "labelled_rows": len(experiment.rows)}
+        entry |= {
+            "metric": experiment.task.metric,
+            "steps": options.steps or experiment.steps,
+            "labelled_rows": len(experiment.rows),
+        }
         for seed in options.seeds:
             for arm in options.arms:
                 runs = entry["arms"].setdefault(arm, {})

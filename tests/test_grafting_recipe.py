@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from tiny import TAGS, random_batch, tiny_config, tiny_tokenizer
 from torch.nn import functional
@@ -145,6 +146,17 @@ def test_the_distilled_loss_is_its_terms_over_the_items(name: str) -> None:
     ours, theirs = plain.logits.log_softmax(-1), logits.log_softmax(-1)
     expected += (theirs.exp() * (theirs - ours)).sum(-1)[real].sum()
     torch.testing.assert_close(loss, expected / 7)
+
+
+def test_a_model_trained_in_mixed_precision_is_the_stock_one_again() -> None:
+    model, batch = teacher("bert"), random_batch()
+    inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+    expected = model(**inputs).logits
+    accelerator = Accelerator(mixed_precision="bf16", cpu=True)
+    with distilling(model):
+        assert accelerator.prepare_model(model) is model and "forward" in vars(model)
+    assert "forward" not in vars(model)
+    torch.testing.assert_close(model(**inputs).logits, expected, atol=0, rtol=0)
 
 
 def test_layers_take_turns_in_training_only() -> None:

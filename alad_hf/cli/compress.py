@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import typer
@@ -18,8 +19,8 @@ Method = Literal["truncate", "graft", "prune", "recursive", "svd", "autoencoder"
 
 _OPTIONS_OF: dict[str, tuple[str, ...]] = {
     "truncate": ("layers", "num_layers", "text", "refit"),
-    "graft": ("num_layers", "strategy", "text", "refit", "seed"),
-    "prune": ("heads", "neurons", "text", "refit", "seed"),
+    "graft": ("num_layers", "strategy", "text", "refit", "seed", "picture"),
+    "prune": ("heads", "neurons", "text", "refit", "seed", "picture"),
     "recursive": ("num_layers", "embedding_size", "num_bytes", "text"),
 }
 _OPTIONS_OF_EMBEDDINGS = ("ratio", "num_bytes", "seed")
@@ -66,6 +67,10 @@ def compress(
         typer.Option("--bytes", help="Bytes that the embeddings, or the recursive encoder, may take, not a ratio."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything random.")] = None,
+    picture: Annotated[
+        Path | None,
+        typer.Option(help="graft, prune: draw which heads and neurons came from where, as png, svg or pdf."),
+    ] = None,
     option: Annotated[
         list[str] | None,
         typer.Option(help="Any other argument of the Python call, such as rank=64; repeat for more."),
@@ -73,6 +78,7 @@ def compress(
 ) -> Report:
     """Make a smaller model, saved with its tokenizer; a task head is kept."""
     from ..evaluation.efficiency import count_parameters, stored_bytes
+    from ..evaluation.graft_picture import draw_graft
     from ..long_documents import state_length
 
     given = {
@@ -87,6 +93,7 @@ def compress(
         "embedding_size": embedding_size,
         "num_bytes": num_bytes,
         "seed": seed,
+        "picture": picture,
     }
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     known = _options_of(method)
@@ -100,10 +107,13 @@ def compress(
     if "text" in options:
         options["texts"] = read_lines(options.pop("text"))
         options["tokenizer"] = tokenizer
+    options.pop("picture", None)  # drawn below
     smaller = _MAKERS.get(method, _embeddings(method))(original, options | _parsed(option or []))
     state_length(tokenizer, smaller.config)
     smaller.save_pretrained(output)
     tokenizer.save_pretrained(output)
+    if picture is not None:
+        draw_graft(smaller.config, picture)
     facts = {
         "output": str(output),
         "parameters": count_parameters(smaller),

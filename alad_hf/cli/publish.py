@@ -1,4 +1,4 @@
-"""`alad-hf export`, `alad-hf card` and `alad-hf push`."""
+"""`alad-hf export` and `alad-hf push`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from .application import Report, console, verb
-from .evaluate import Split, load_split, score
-from .models import kind_of, load_task_model
-from .options import BatchSize, Data
+from .application import Report, verb
+from .evaluate import Split, load_split
+from .models import kind_of
 from .tables import facts_table
 
 
@@ -45,39 +44,6 @@ def export(
     for backend, row in (done.scores or {}).items():
         shown |= {f"{name}, {backend}": value for name, value in row.items()}
     return Report(facts, facts_table(shown))
-
-
-@verb()
-def card(
-    model: Annotated[Path, typer.Argument(help="Folder of a trained AlAd model; its README.md is written.")],
-    data: Data,
-    split: Split = "test",
-    batch_size: BatchSize = 32,
-    language: Annotated[str | None, typer.Option(help="ISO 639 code of the model's language.")] = "en",
-    license: Annotated[str | None, typer.Option(help="Licence id of the Hub.")] = "apache-2.0",
-    repo_id: Annotated[str | None, typer.Option(help="Name on the Hub; the folder's if omitted.")] = None,
-) -> Report:
-    """Score a model and write its model card."""
-    from ..hub.model_card import write_model_card
-    from ..tagging import marks_spans
-    from ..word_prediction import label_names
-
-    kind, loaded, tokenizer = load_task_model(str(model))
-    scores = score(kind, loaded, tokenizer, load_split(kind, data, split), batch_size)
-    task = "question-answering" if kind == "answerer" else "ner" if marks_spans(label_names(loaded)) else "pos"
-    path = write_model_card(
-        loaded,
-        model,
-        task=task,  # type: ignore[arg-type]
-        dataset_name=data,
-        metrics=scores,
-        split=split,
-        language=language,
-        license=license,
-        repo_id=repo_id,
-    )
-    console.print(f"Wrote {path}.")
-    return Report({"path": str(path), "scores": scores}, facts_table({"card": path}))
 
 
 @verb()

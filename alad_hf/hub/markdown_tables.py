@@ -1,4 +1,4 @@
-"""Markdown tables out of mappings, for model cards."""
+"""Markdown for model cards: text as it is, code, and tables out of mappings."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from numbers import Integral, Real
 MISSING = "–"
 _HEADERS = {
     "f1": "F1",
+    "latency_ms": "latency, ms",
     "macro_f1": "macro F1",
     "stored_megabytes": "stored MB",
     "sentences_per_second": "sentences/s",
@@ -49,6 +50,15 @@ def code(text: str) -> str:
     return f"{fence} {text} {fence}" if "`" in text else f"{fence}{text}{fence}"
 
 
+def fenced(lines: Sequence[str], language: str) -> str:
+    """Lines as a code block, whatever backticks they hold; "" if there are none."""
+    if not lines:
+        return ""
+    text = "\n".join(lines)
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; the first column is aligned left, the others right."""
     rule = [":--", *["--:"] * (len(columns) - 1)]
@@ -74,4 +84,4 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-__all__ = ["MISSING", "code", "comparison_table", "header", "number", "plain", "table"]
+__all__ = ["MISSING", "code", "comparison_table", "fenced", "header", "number", "plain", "table"]

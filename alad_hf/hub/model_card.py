@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from numbers import Integral, Real
 from pathlib import Path
@@ -17,7 +18,7 @@ from transformers import PreTrainedConfig
 
 from ..models.modeling_alad import AlAdPreTrainedModel
 from .card_sections import hyper_parameters, method, overview, sizes
-from .markdown_tables import code, comparison_table, header, number, plain
+from .markdown_tables import code, comparison_table, fenced, header, number, plain
 from .public_names import hub_id, public_name, without_paths
 from .usage_snippets import usage_snippets
 
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 Task = Literal["ner", "pos", "question-answering"]
 
 TEMPLATE_FILE = "model_card_template.md"
+TRAINING_FILE = "training.json"
 SIGNATURE = "This card was written by `alad_hf"
 
 
@@ -73,6 +75,8 @@ def write_model_card(
     training: Mapping[str, object] | None = None,
     baseline: Mapping[str, Mapping[str, object]] | None = None,
     sentences_per_second: float | None = None,
+    commands: Sequence[str] = (),
+    figure: str | None = None,
     language: str | list[str] | None = "en",
     license: str | None = "apache-2.0",
     repo_id: str | None = None,
@@ -94,6 +98,9 @@ def write_model_card(
         baseline: Rows to compare, such as the teacher, the plain student and this model. Values by column; those of
             an `EfficiencyReport` and `gap_recovered`, a fraction, are known by name.
         sentences_per_second: Throughput of this model.
+        commands: Lines of the command line that make the model again. They are shown as they are: see to it that no
+            path in them says what it should not.
+        figure: Picture in the folder, such as `draw_scores` draws, shown below the rows of `baseline`.
         language: ISO 639 code or codes; None leaves it open.
         license: Licence id of the Hub; None leaves it open.
         repo_id: Name in the usage snippet and title; by default the folder's last part.
@@ -105,6 +112,7 @@ def write_model_card(
     Raises:
         TypeError: The model is no AlAd model for this task.
         ValueError: An unknown task, a score that is not a finite number, or an example for another task.
+        FileNotFoundError: `figure` is not in the folder.
 
     Example:
         >>> write_model_card(model, "out", task="ner", dataset_name="wnut17", metrics=scores)  # doctest: +SKIP
@@ -119,6 +127,8 @@ def write_model_card(
             "Pass the trained AlAd model, or the task that it was trained for."
         )
     folder = Path(folder)
+    if figure is not None and not (folder / figure).is_file():
+        raise FileNotFoundError(f"There is no picture {figure!r} in {folder}: draw it there before the card.")
     name = repo_id or folder.resolve().name
     dataset = "the built-in corpus of alad_hf" if dataset_name == "builtin" else public_name(dataset_name)
     scores, details = _split_metrics(metrics)
@@ -135,10 +145,12 @@ def write_model_card(
         **method(config),
         "dataset": plain(dataset),
         "hyper_parameters": hyper_parameters(training or {}),
+        "commands": fenced(commands, "bash"),
         "split": code(split),
         "scores": comparison_table({header(key): {"value": value} for key, value in scores.items()}) if scores else "",
         "details": [(plain(f"Scores {header(title)}"), comparison_table(part)) for title, part in details.items()],
         "comparison": comparison_table(rows, _write_measured) if rows else "",
+        "figure": figure or "",
         "has_gap": any(row.get("gap_recovered") is not None for row in rows.values()),
         **sizes(model),
         "speed": number(sentences_per_second) if sentences_per_second is not None else "",
@@ -154,6 +166,34 @@ def write_model_card(
         logger.warning("Replacing the model card at %s.", path)
     card.save(path)
     return path
+
+
+def record_training(folder: str | os.PathLike, training: Mapping[str, object]) -> None:
+    """Keep the hyper-parameters of a training beside its model, for a card that is written later.
+
+    Args:
+        folder: Folder of the checkpoint.
+        training: Values by name that JSON can hold.
+    """
+    (Path(folder) / TRAINING_FILE).write_text(json.dumps(training, indent=2) + "\n", encoding="utf-8")
+
+
+def recorded_training(folder: str | os.PathLike) -> dict[str, object]:
+    """The hyper-parameters that `record_training` kept; empty where there are none.
+
+    Raises:
+        ValueError: The file holds no values by name.
+    """
+    path = Path(folder) / TRAINING_FILE
+    if not path.is_file():
+        return {}
+    try:
+        training = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is no JSON: {error}. Mend it, or delete it to write a card without it.") from error
+    if not isinstance(training, dict):
+        raise ValueError(f"{path} must hold values by name, got {training!r}.")
+    return training
 
 
 def _card_data(
@@ -229,4 +269,4 @@ def _write_measured(column: str, value: object) -> str:
     return number(value)
 
 
-__all__ = ["write_model_card"]
+__all__ = ["record_training", "recorded_training", "write_model_card"]

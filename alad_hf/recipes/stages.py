@@ -27,7 +27,7 @@ from ..compression.truncation import truncate_layers
 from ..data.mixing import mix_rows
 from ..data.token_labels import longest_input
 from ..hub.model_card import Task as CardTask
-from ..hub.model_card import write_model_card
+from ..hub.model_card import record_training, write_model_card
 from ..long_documents import state_length
 from ..models.alad_construction import load_tokenizer
 from ..models.modeling_alad import AlAdPreTrainedModel
@@ -261,6 +261,7 @@ def score_and_describe(
     split = "test" if "test" in data else "validation"
     scores = task.evaluate(model, tokenizer, data[split])
     if isinstance(model, AlAdPreTrainedModel):
+        record_training(model.name_or_path, asdict(budget))
         write_model_card(
             model,
             model.name_or_path,

@@ -14,6 +14,8 @@ from transformers.modeling_outputs import TokenClassifierOutput
 from ..models.alignment_loss import distillation_divergence, squared_error
 from ..models.teacher import accepted_arguments
 
+_FORWARDS = ("forward", "_original_forward")
+
 
 @contextmanager
 def distilling(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
@@ -26,10 +28,15 @@ def distilling(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
     stock = type(model)
     attributes = {"__module__": stock.__module__, "_stock_arguments": accepted_arguments(model)}
     model.__class__ = type(stock.__name__, (_Distilling, stock), attributes)
+    before = {name: model.__dict__[name] for name in _FORWARDS if name in model.__dict__}
     try:
         yield model
     finally:
         model.__class__ = stock
+        # In mixed precision accelerate binds the forward that it found to the model, which is now another.
+        for name in _FORWARDS:
+            model.__dict__.pop(name, None)
+        model.__dict__.update(before)
 
 
 class _Distilling(PreTrainedModel):

@@ -13,6 +13,7 @@ from transformers import AutoModel, AutoModelForTokenClassification
 from alad_hf import AlAdForTokenClassification, AlAdModel
 from alad_hf.compression import compress_embeddings, token_weights
 from alad_hf.data import load_token_classification
+from alad_hf.hub.model_card import record_training
 from alad_hf.tagging import evaluate_tagger, tag_text
 
 TASK = ["--data", "{corpus}", "--output", "{out}"]
@@ -138,6 +139,14 @@ def test_compress(folder: Path, tmp_path: Path, run, options: tuple) -> None:
     assert list(model.config.id2label.values()) == TAGS
 
 
+def test_compress_draws_a_graft(folder: Path, tmp_path: Path, run) -> None:
+    pytest.importorskip("matplotlib")
+    common = ("compress", folder / "teacher", "--output", tmp_path / "out", "--picture", tmp_path / "graft.png")
+    run(*common, "--method", "graft", "--num-layers", 1, "--text", folder / "text.txt")
+    assert (tmp_path / "graft.png").read_bytes().startswith(b"\x89PNG")
+    assert "nothing that --picture could do" in run(*common, "--method", "int8", code=1).stderr
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -238,6 +247,25 @@ def test_card(folder: Path, tmp_path: Path, run) -> None:
     assert scores == evaluate_tagger(model, tiny_tokenizer(), load_token_classification(folder / "corpus")["test"])
     assert f"{scores['accuracy']:.3f}"[:4] in card
     assert "describes an AlAdFor" in run("card", folder / "teacher", "--data", folder / "corpus", code=1).stderr
+
+
+def test_card_beside_teacher_and_plain_student(folder: Path, tmp_path: Path, run) -> None:
+    pytest.importorskip("matplotlib")
+    AlAdForTokenClassification.from_pretrained(folder / "tagger").save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    record_training(tmp_path, {"epochs": 7})
+    data = ("--data", folder / "corpus")
+    others = ("--teacher", folder / "teacher", "--plain-student", folder / "tagger")
+    made = "alad-hf train student --teacher teacher"
+    done = json.loads(run("card", tmp_path, *data, *others, "--command", made, "--json").stdout)
+    card, rows = (tmp_path / "README.md").read_text(), done["comparison"]
+    assert list(rows) == ["teacher", "plain student", "this model"]
+    assert rows["this model"]["f1"] == rows["plain student"]["f1"] == done["scores"]["f1"]
+    assert all(row["latency_ms"] > 0 for row in rows.values())
+    assert "| epochs | 7 |" in card and f"```bash\n{made}\n```" in card and "(score_and_latency.png)" in card
+    assert (tmp_path / "score_and_latency.png").read_bytes().startswith(b"\x89PNG")
+    wrong = run("card", tmp_path, *data, "--teacher", folder / "student", code=1).stderr
+    assert "neither tags nor answers" in wrong
 
 
 def test_push_asks_for_a_complete_checkpoint(folder: Path, tmp_path: Path, run) -> None:

@@ -27,6 +27,7 @@ from transformers import AutoModelForTokenClassification, TrainingArguments
 from alad_hf import AlAdConfig, AlAdForQuestionAnswering, AlAdForTokenClassification
 from alad_hf.evaluation import entity_scores, squad_scores
 from alad_hf.hub import write_model_card
+from alad_hf.hub.model_card import record_training, recorded_training
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = "smith works in london ."
@@ -218,6 +219,27 @@ def test_comparison_table(tmp_path):
     first = rows(text).index(expected[0])
     assert rows(text)[first : first + 5] == expected
     assert '"gap recovered" is' in text and '"gap recovered" is' not in card_text(build(), tmp_path)
+
+
+def test_commands_and_figure(tmp_path):
+    (tmp_path / "scores.png").write_bytes(b"")
+    commands = ["alad-hf compress encoder --method int8 --output small", "echo ```"]
+    text = card_text(build(), tmp_path, commands=commands, figure="scores.png", **FULL)
+    assert "````bash\n" + "\n".join(commands) + "\n````" in text
+    assert text.index("![Score against latency") > text.index("Side by side") and "](scores.png)" in text
+    assert "Made by these commands" not in card_text(build(), tmp_path)
+    with pytest.raises(FileNotFoundError, match="no picture 'none.png'"):
+        card_text(build(), tmp_path, figure="none.png")
+
+
+def test_hyper_parameters_are_kept_for_a_later_card(tmp_path):
+    assert recorded_training(tmp_path) == {}
+    record_training(tmp_path, {"epochs": 5, "learning_rate": 1e-3})
+    assert recorded_training(tmp_path) == {"epochs": 5, "learning_rate": 1e-3}
+    for content, message in (("{", "is no JSON"), ("[1]", "must hold values by name")):
+        (tmp_path / "training.json").write_text(content)
+        with pytest.raises(ValueError, match=message):
+            recorded_training(tmp_path)
 
 
 def test_hyper_parameters_by_stage(tmp_path):
