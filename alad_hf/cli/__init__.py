@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import align, card, compress, demo, evaluate, predict, publish, quickstart, train
+from . import align, card, compress, demo, distill, evaluate, predict, publish, quickstart, train
 from .application import app
 
 
@@ -11,4 +11,17 @@ def main() -> None:
     app(prog_name="alad-hf")
 
 
-__all__ = ["align", "app", "card", "compress", "demo", "evaluate", "main", "predict", "publish", "quickstart", "train"]
+__all__ = [
+    "align",
+    "app",
+    "card",
+    "compress",
+    "demo",
+    "distill",
+    "evaluate",
+    "main",
+    "predict",
+    "publish",
+    "quickstart",
+    "train",
+]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import TAGS, tiny_tokenizer
-from transformers import AutoModel, AutoModelForTokenClassification
+from transformers import AutoModel, AutoModelForTokenClassification, AutoTokenizer
 
 from alad_hf import AlAdForTokenClassification, AlAdModel
 from alad_hf.compression import compress_embeddings, token_weights
@@ -22,7 +22,18 @@ TEXT = "Smith visited New York.\n\nJones works in Berlin 🙂\n"
 
 def test_help_names_every_verb(run) -> None:
     shown = run("--help").stdout
-    for verb in ("quickstart", "compress", "align", "train", "evaluate", "predict", "benchmark", "export", "card"):
+    for verb in (
+        "quickstart",
+        "compress",
+        "distill",
+        "align",
+        "train",
+        "evaluate",
+        "predict",
+        "benchmark",
+        "export",
+        "card",
+    ):
         assert f" {verb} " in shown
         assert "--config" in run(verb, "--help").stdout
     assert "--install-completion" in shown and "130 interrupted" in shown
@@ -137,6 +148,20 @@ def test_compress(folder: Path, tmp_path: Path, run, options: tuple) -> None:
     model = AutoModelForTokenClassification.from_pretrained(tmp_path / "out")  # the head is kept
     assert model.num_parameters() == facts["parameters"]
     assert list(model.config.id2label.values()) == TAGS
+
+
+def test_distill_a_recursive_student(folder: Path, tmp_path: Path, run) -> None:
+    run("compress", folder / "student", "--method", "recursive", "--num-layers", 2, "--embedding-size", 4,
+        "--output", tmp_path / "recursive")  # fmt: skip
+    common = ("distill", tmp_path / "recursive", "--teacher", folder / "student", "--text", folder / "text.txt",
+              "--max-tokens", 16, "--batch-size", 4, "--output", tmp_path / "out")  # fmt: skip
+    facts = json.loads(run(*common, "--steps", 3, "--json").stdout)
+    assert facts["steps"] == 3 and facts["weights"]["output"] == 0  # a bare encoder predicts no words
+    before, after = (AutoModel.from_pretrained(tmp_path / name).state_dict() for name in ("recursive", "out"))
+    assert before.keys() == after.keys() and any(not torch.equal(before[name], after[name]) for name in before)
+    AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert "Pass resume=True" in run(*common, "--steps", 5, code=1).stderr
+    assert json.loads(run(*common, "--steps", 5, "--resume", "--json").stdout)["steps"] == 5
 
 
 def test_compress_draws_a_graft(folder: Path, tmp_path: Path, run) -> None:
