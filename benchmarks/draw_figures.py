@@ -59,11 +59,41 @@ def embedding_compression() -> None:
         pyplot.close(figure)
 
 
+TERMS = {
+    "loss": ("total", "#000000"),
+    "mlm_loss": ("masked words", "#1b9e77"),
+    "attention_loss": ("attention", "#d95f02"),
+    "hidden_loss": ("hidden states", "#7570b3"),
+}
+
+
+def distillation() -> None:
+    """The loss of the recursive students' distillation over its steps, and its terms."""
+    runs = json.loads((RESULTS / "recursive_students.json").read_text())["distillation"]
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    for term, (name, color) in TERMS.items():
+        for number, run in enumerate(runs.values()):
+            points = [(line["step"], line[term]) for line in run["curve"] if term in line]
+            if points:
+                label = name if number == 0 else None
+                axes.plot(*zip(*points, strict=True), color=color, alpha=0.7, linewidth=1.2, label=label)
+    axes.set_yscale("log")
+    axes.set_xlabel("optimiser step")
+    axes.set_ylabel("loss (terms before weighting)")
+    axes.set_title(f"Distilling a recursive student from MiniLM-L6, {len(runs)} seeds")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    figure.savefig(FIGURES / "distillation_loss.png", dpi=120)
+    pyplot.close(figure)
+
+
 def main() -> None:
     """Draw every figure whose results file is there."""
     FIGURES.mkdir(parents=True, exist_ok=True)
     if (RESULTS / "embedding_compression.json").exists():
         embedding_compression()
+    if (RESULTS / "recursive_students.json").exists():
+        distillation()
 
 
 if __name__ == "__main__":

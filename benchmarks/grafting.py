@@ -86,10 +86,17 @@ class Grafting:
         )
         self.teacher = self.experiment.teacher().eval()
         self.labelled = self.experiment.rows
+        self._made: dict[str, PreTrainedModel] = {}
 
-    def student(self, arm: Arm, depth: int, model: PreTrainedModel | None = None, **changes: Any) -> PreTrainedModel:
-        """A student of the teacher, or of `model`."""
-        model = model or self.teacher
+    def student(self, arm: Arm, depth: int) -> PreTrainedModel:
+        """A student of the teacher; made once, for nothing about it is random."""
+        key = f"{arm.make} {arm.options} {depth}"
+        if key not in self._made:
+            self._made[key] = self.make_student(arm, depth, self.teacher)
+        return copy.deepcopy(self._made[key])
+
+    def make_student(self, arm: Arm, depth: int, model: PreTrainedModel, **changes: Any) -> PreTrainedModel:
+        """A student of `model`."""
         text = {
             "texts": self.labelled,
             "tokenizer": self.experiment.tokenizer,
@@ -167,7 +174,7 @@ class Grafting:
             below = [[index] for index in range(groups[place][0])]
             above = [[groups[place][-1] + 1 + index] for index in range(depth - place - 1)]
             together = [*below, groups[place], *above]
-            model = self.student(arm, len(together), model, groups=together)
+            model = self.make_student(arm, len(together), model, groups=together)
         return model, steps - (depth - 1) * (steps // depth)
 
     def _progressive(self, arm: Arm, depth: int, seed: int, steps: int) -> tuple[PreTrainedModel, int]:

@@ -190,7 +190,92 @@ def grafting_of_task(task: str, entry: dict) -> str:
     )
 
 
-TABLES = {"recovery": recovery, "speed": speed, "embedding_compression": embedding_compression, "grafting": grafting}
+RECOVERY_NAMES = GRAFTING_NAMES | {
+    "graft": "graft neighbours, not refitted",
+    "graft_refit": "graft neighbours",
+    "graft_refit_one_by_one": "graft neighbours, one pair at a time",
+    "graft_refit_progressive": "graft neighbours, taking turns",
+    "bottom": "keep the bottom layers, not refitted",
+    "bottom_refit": "keep the bottom layers",
+    "every_second_refit": "keep every second layer",
+    "width_refit": "keep all layers, prune heads and neurons to that share",
+}
+
+
+def grafting_recovered() -> str:
+    """Scores of the same students after training, by distillation and under AlAd."""
+    tasks = json.loads((RESULTS / "grafting.json").read_text())["runs"]
+    return "\n\n".join(filter(None, (grafting_recovered_of_task(task, entry) for task, entry in tasks.items())))
+
+
+def grafting_recovered_of_task(task: str, entry: dict) -> str:
+    """One table: ways by depth and by what they are trained with; "" where nothing was trained."""
+    depths = sorted(entry["depths"], reverse=True)
+    columns = [(depth, recovery) for depth in depths for recovery in ("distilled", "alad")]
+    heads = [f"{depth} layers, {'AlAd' if recovery == 'alad' else recovery}" for depth, recovery in columns]
+    lines = [f"| {TASK_NAMES[task]} on test | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
+    for arm, name in RECOVERY_NAMES.items():
+        cells = []
+        for depth, recovery in columns:
+            runs = entry["depths"][depth].get(arm, {}).get(recovery, {})
+            cells.append(spread([run["test"][entry["metric"]] for run in runs.values()]) if runs else "")
+        if any(cells):
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    if len(lines) == 2:
+        return ""
+    teacher = entry["teacher"]["test"][entry["metric"]]
+    note = f"The 6-layer teacher has {teacher:.1f}. {entry['steps']} steps of 32 rows; mean ± deviation of the seeds."
+    return "\n".join([*lines, "", note])
+
+
+RECURSIVE_NAMES = {
+    "recursive": "recursive, not distilled",
+    "recursive_distilled": "recursive, distilled",
+    "recursive_distilled_plug_and_play": "recursive, distilled, AlAd plug-and-play",
+    "recursive_distilled_joint": "recursive, distilled, AlAd joint",
+    "truncated": "bottom layer of MiniLM-L6",
+    "truncated_factorised": "bottom layer, embeddings factorised to the recursive student's bytes",
+}
+
+
+def recursive_students() -> str:
+    """Scores, bytes and latency of recursive students against truncated ones."""
+    results = json.loads((RESULTS / "recursive_students.json").read_text())
+    tasks = results["runs"]
+    lines = [
+        f"| student | stored MB | ms | {' | '.join(TASK_NAMES[task] for task in tasks)} |",
+        f"|---|---:|---:|{'---:|' * len(tasks)}",
+    ]
+    for arm, name in RECURSIVE_NAMES.items():
+        found = {task: list(entry["arms"].get(arm, {}).values()) for task, entry in tasks.items()}
+        runs = [run for one in found.values() for run in one]
+        if not runs:
+            continue
+        cells = [
+            spread([run["test"][tasks[task]["metric"]] for run in one]) if one else "" for task, one in found.items()
+        ]
+        size = f"{runs[0]['stored_bytes'] / 1e6:.1f}"
+        time = f"{statistics.median(run['latency_ms'] for run in runs):.1f}"
+        lines.append(f"| {name} | {size} | {time} | {' | '.join(cells)} |")
+    settings = results["settings"]
+    note = (
+        f"Distilled for {settings['distillation_steps']} steps of {settings['batch_size']} rows of at most "
+        f"{settings['max_tokens']} tokens, then {settings['steps']} steps of 32 rows for every arm. Mean ± deviation "
+        "of the seeds; latency of one sentence of 64 tokens, the median of all runs."
+    )
+    return "\n".join([*lines, "", note])
+
+
+TABLES = {
+    "recovery": recovery,
+    "speed": speed,
+    "embedding_compression": embedding_compression,
+    "grafting": grafting,
+    "grafting_recovered": grafting_recovered,
+    "recursive_students": recursive_students,
+}
+RESULTS_OF = {"grafting_recovered": "grafting"}
+"""The results file of a table, where it has another name."""
 
 
 def main() -> None:
@@ -198,8 +283,9 @@ def main() -> None:
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         text = path.read_text(encoding="utf-8")
         for name in re.findall(r"<!-- table: (\w+) -->", text):
-            if not (RESULTS / f"{name}.json").exists():
-                print(f"no results/{name}.json: its table in {path.name} is left as it is")
+            source = RESULTS_OF.get(name, name)
+            if not (RESULTS / f"{source}.json").exists():
+                print(f"no results/{source}.json: its table in {path.name} is left as it is")
                 continue
             pattern = re.compile(rf"(<!-- table: {name} -->\n).*?(<!-- end of table -->)", re.DOTALL)
             text = pattern.sub(lambda match, name=name: f"{match[1]}\n{TABLES[name]()}\n\n{match[2]}", text)
