@@ -33,12 +33,12 @@ WNUT, EWT, QA = (
 )
 TEACHERS = {
     "wnut17": f"alad-hf train {ENCODER} {WNUT} --epochs 3 --output wnut17-teacher",
-    "ewt-pos": f"alad-hf train {ENCODER} {EWT} --epochs 2 --output ewt-pos-teacher",
+    "ewt-pos": f"alad-hf train {ENCODER} {EWT} --epochs 1 --output ewt-pos-teacher",
     "qa": f"alad-hf train {ENCODER} {QA} --epochs 1 --output qa-teacher",
 }
 PLAIN = {
-    "wnut17": f"alad-hf train minilm-2-layers {WNUT} --epochs 5 --output wnut17-plain",
-    "ewt-pos": f"alad-hf train minilm-2-layers {EWT} --epochs 2 --output ewt-pos-plain",
+    "wnut17": f"alad-hf train minilm-2-layers {WNUT} --epochs 3 --output wnut17-plain",
+    "ewt-pos": f"alad-hf train minilm-2-layers {EWT} --epochs 1 --output ewt-pos-plain",
     "qa": f"alad-hf train minilm-2-layers {QA} --epochs 1 --output qa-plain",
 }
 
@@ -54,7 +54,7 @@ class Release:
 
 
 def _aligned(family: str, student: str, name: str, options: str) -> str:
-    task = {"wnut17": f"{WNUT} {SENTENCES} --epochs 5", "ewt-pos": f"{EWT} {SENTENCES} --epochs 2", "qa": QA}[family]
+    task = {"wnut17": f"{WNUT} {SENTENCES} --epochs 3", "ewt-pos": f"{EWT} {SENTENCES} --epochs 1", "qa": QA}[family]
     return f"alad-hf train {student} --teacher {family}-teacher {task} {options}--output {name}"
 
 
@@ -98,7 +98,7 @@ RELEASES = {
             f"alad-hf compress {ENCODER} --method recursive --num-layers 6 --embedding-size 128 {SENTENCES} "
             "--output recursive",
             f"alad-hf distill recursive --teacher {ENCODER} {SENTENCES} --text data/distill_text/biomed_train.txt "
-            "--steps 1500 --batch-size 16 --max-tokens 64 --output minialbert",
+            "--steps 1000 --batch-size 16 --max-tokens 64 --output minialbert",
             _aligned("wnut17", "minialbert", "wnut17-minialbert", ""),
         ),
         SCORED_ON["wnut17"],
