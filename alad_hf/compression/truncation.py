@@ -11,6 +11,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..models.quantized_student import is_quantized
 from .calibration import CALIBRATION_TOKENS, CalibrationText
 from .compression_record import record_compression, refit_record
 from .layer_lists import find_layers
@@ -46,7 +47,8 @@ def truncate_layers(
         max_tokens: Tokens of `texts` to read.
 
     Returns:
-        A new model of the same class whose config says how many layers it has, and in `compression` which ones.
+        A new model of the same class whose config says how many layers it has, and in `compression` which ones. All of
+        it can be trained, also where `model` is frozen, as teachers are (a quantized model stays as it is).
 
     Raises:
         ValueError: An index is out of range or repeated, a rule lacks its number or text, the encoder's layers cannot
@@ -92,6 +94,8 @@ def keep_layers(model: PreTrainedModel, layer_map: Sequence[int]) -> PreTrainedM
     if getattr(student.config, "layer_types", None):
         student.config.layer_types = [student.config.layer_types[index] for index in layer_map]
     check_rebuilds(student, layer_map)
+    if not is_quantized(student):
+        student.requires_grad_(True)  # a teacher that an adapter has learned from is frozen, its student need not be
     return student
 
 

@@ -257,3 +257,15 @@ def test_kept_layers_stand_for_the_dropped_ones(layer_map: list[int], groups: li
 def test_rules_that_do_not_fit_are_refused(arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         truncate_layers(deep_model("bert"), *arguments)
+
+
+def test_the_student_of_a_frozen_teacher_can_be_trained() -> None:
+    teacher, tokenizer = tiny_teacher(), tiny_tokenizer()
+    AlAdForTokenClassification.from_student_pretrained(
+        AutoModel.from_config(tiny_config()), teacher=teacher, tokenizer=tokenizer, teacher_tokenizer=tokenizer
+    )
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    for refit in (False, True):
+        student = truncate_layers(teacher, "bottom", 1, texts=TEXTS, tokenizer=tokenizer, refit=refit)
+        assert all(parameter.requires_grad for parameter in student.parameters())
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
