@@ -192,13 +192,13 @@ def grafting_of_task(task: str, entry: dict) -> str:
 
 RECOVERY_NAMES = GRAFTING_NAMES | {
     "graft": "graft neighbours, not refitted",
-    "graft_refit": "graft neighbours",
-    "graft_refit_one_by_one": "graft neighbours, one pair at a time",
-    "graft_refit_progressive": "graft neighbours, taking turns",
+    "graft_refit": "graft neighbours, refitted",
+    "graft_refit_one_by_one": "graft neighbours, refitted, one pair at a time",
+    "graft_refit_progressive": "graft neighbours, refitted, taking turns",
     "bottom": "keep the bottom layers, not refitted",
-    "bottom_refit": "keep the bottom layers",
-    "every_second_refit": "keep every second layer",
-    "width_refit": "keep all layers, prune heads and neurons to that share",
+    "bottom_refit": "keep the bottom layers, refitted",
+    "every_second_refit": "keep every second layer, refitted",
+    "width_refit": "keep all layers, prune heads and neurons to that share, refitted",
 }
 
 
@@ -211,7 +211,12 @@ def grafting_recovered() -> str:
 def grafting_recovered_of_task(task: str, entry: dict) -> str:
     """One table: ways by depth and by what they are trained with; "" where nothing was trained."""
     depths = sorted(entry["depths"], reverse=True)
-    columns = [(depth, recovery) for depth in depths for recovery in ("distilled", "alad")]
+    columns = [
+        (depth, recovery)
+        for depth in depths
+        for recovery in ("distilled", "alad")
+        if any(arm.get(recovery) for arm in entry["depths"][depth].values())
+    ]
     heads = [f"{depth} layers, {'AlAd' if recovery == 'alad' else recovery}" for depth, recovery in columns]
     lines = [f"| {TASK_NAMES[task]} on test | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
     for arm, name in RECOVERY_NAMES.items():
@@ -235,6 +240,7 @@ RECURSIVE_NAMES = {
     "recursive_distilled_joint": "recursive, distilled, AlAd joint",
     "truncated": "bottom layer of MiniLM-L6",
     "truncated_factorised": "bottom layer, embeddings factorised to the recursive student's bytes",
+    "truncated_factorised_joint": "the same, AlAd joint",
 }
 
 
