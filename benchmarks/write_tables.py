@@ -267,7 +267,8 @@ def recursive_students() -> str:
     note = (
         f"Distilled for {settings['distillation_steps']} steps of {settings['batch_size']} rows of at most "
         f"{settings['max_tokens']} tokens, then {settings['steps']} steps of 32 rows for every arm. Mean ± deviation "
-        "of the seeds; latency of one sentence of 64 tokens, the median of all runs."
+        "of the seeds; latency of one sentence of 64 tokens, the median of all runs, on one thread while another "
+        "training ran beside."
     )
     return "\n".join([*lines, "", note])
 
