@@ -28,6 +28,7 @@ Task = Literal["ner", "pos", "question-answering"]
 
 TEMPLATE_FILE = "model_card_template.md"
 TRAINING_FILE = "training.json"
+BY_TYPE = "f1_"
 SIGNATURE = "This card was written by `alad_hf"
 
 
@@ -242,11 +243,14 @@ def _card_data(
 def _split_metrics(metrics: Mapping[str, Any]) -> tuple[dict[str, float | int], dict[str, Mapping[str, Any]]]:
     """Plain numbers, counts as int and scores as float, and tables of them."""
     scores: dict[str, float | int] = {}
-    details: dict[str, Mapping[str, Any]] = {}
+    details: dict[str, Any] = {}
     for name, value in metrics.items():
         if isinstance(value, Mapping):
             if value:
                 details[name] = value
+        elif name.startswith(BY_TYPE) and isinstance(value, Real) and math.isfinite(value):
+            # One for each type of entity or part of speech: a table, and no metric that the Hub would know.
+            details.setdefault("by type", {})[name.removeprefix(BY_TYPE)] = {"f1": float(value)}
         elif isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
             scores[name] = int(value) if isinstance(value, Integral) else float(value)
         else:

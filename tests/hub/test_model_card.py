@@ -221,6 +221,12 @@ def test_comparison_table(tmp_path):
     assert '"gap recovered" is' in text and '"gap recovered" is' not in card_text(build(), tmp_path)
 
 
+def test_a_score_for_each_type_is_a_table_and_no_metric_of_the_hub(tmp_path):
+    text = card_text(build(), tmp_path, metrics={**METRICS, "f1_PER": 0.5, "f1_$": 0.25})
+    assert "Scores by type" in text and ["PER", "0.5000"] in rows(text) and ["$", "0.2500"] in rows(text)
+    assert not [name for name in metadata_load(tmp_path / "README.md")["metrics"] if name.startswith("f1_")]
+
+
 def test_commands_and_figure(tmp_path):
     (tmp_path / "scores.png").write_bytes(b"")
     commands = ["alad-hf compress encoder --method int8 --output small", "echo ```"]

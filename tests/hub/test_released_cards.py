@@ -27,7 +27,7 @@ def test_a_card_shows_its_result(name: str) -> None:
     assert measured == {
         {"f1": "F1", "macro_f1": "macro F1"}.get(key, key.replace("_", " ")): value
         for key, value in result["scores"].items()
-        if isinstance(value, float)
+        if isinstance(value, float) and not key.startswith("f1_")
     }
     commands = re.search(r"```bash\n(.*?)\n```", card.content, re.DOTALL)[1]
     assert commands.splitlines() == result["commands"]
