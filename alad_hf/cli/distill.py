@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -61,6 +61,7 @@ def distill(
             callbacks=bars,
         )
     trainer.save_model(str(output))
+    distilled: Any = trainer.model
     log = trainer.state.log_history
     losses = [row["loss"] for row in log if "loss" in row]
     last = next(row for row in reversed(log) if "train_loss" in row)
@@ -72,5 +73,5 @@ def distill(
     }
     console.print(f"Saved in {output}.")
     return Report(
-        {"output": str(output), **facts, "weights": asdict(trainer.model.weights), "log": log}, facts_table(facts)
+        {"output": str(output), **facts, "weights": asdict(distilled.weights), "log": log}, facts_table(facts)
     )
