@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from tiny import TAGS, random_batch, tiny_config, tiny_tokenizer
 from torch.nn import functional
@@ -152,9 +153,11 @@ def test_a_model_trained_in_mixed_precision_is_the_stock_one_again() -> None:
     model, batch = teacher("bert"), random_batch()
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     expected = model(**inputs).logits
+    AcceleratorState._reset_state(reset_partial_state=True)  # one precision a process, and other tests have set theirs
     accelerator = Accelerator(mixed_precision="bf16", cpu=True)
     with distilling(model):
         assert accelerator.prepare_model(model) is model and "forward" in vars(model)
+    AcceleratorState._reset_state(reset_partial_state=True)
     assert "forward" not in vars(model)
     torch.testing.assert_close(model(**inputs).logits, expected, atol=0, rtol=0)
 
