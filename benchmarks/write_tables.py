@@ -273,7 +273,25 @@ def recursive_students() -> str:
     return "\n".join([*lines, "", note])
 
 
+def export_speed() -> str:
+    """Latency of a teacher and a student in torch and in ONNX."""
+    results = json.loads((RESULTS / "export_speed.json").read_text())
+    kinds = {"torch_ms": "torch", "compiled_ms": "torch.compile", "onnx_ms": "ONNX", "onnx_int8_ms": "ONNX, int8"}
+    lines = [f"| model | batch | tokens | {' | '.join(kinds.values())} |", f"|---|---:|---:|{'---:|' * len(kinds)}"]
+    names = {"teacher": "teacher, 6 layers", "student": "AlAd student, 2 layers"}
+    for row in results["speed"]:
+        cells = " | ".join(f"{row[kind]:.1f} ms" for kind in kinds)
+        lines.append(f"| {names[row['model']]} | {row['batch']} | {row['tokens']} | {cells} |")
+    sizes = [
+        f"{names[row['model']]}: {row['torch_bytes'] / 1e6:.0f} MB, in int8 {row['onnx_int8_bytes'] / 1e6:.0f} MB"
+        for row in results["files"]
+    ]
+    note = f"MiniLM, {results['threads']} thread, torch {results['torch']}, onnxruntime {results['onnxruntime']}."
+    return "\n".join([*lines, "", f"{note} {'; '.join(sizes)}."])
+
+
 TABLES = {
+    "export_speed": export_speed,
     "recovery": recovery,
     "speed": speed,
     "embedding_compression": embedding_compression,
