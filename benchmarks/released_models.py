@@ -26,84 +26,87 @@ FIGURE = "score_and_latency.png"
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 TWO_LAYERS = f"alad-hf compress {ENCODER} --method truncate --layers 0,1 --output minilm-2-layers"
 SENTENCES = "--text data/distill_text/wnut17_train.txt --text data/distill_text/ewt_train.txt"
-WNUT, EWT, QA = (
-    "--data data/wnut17",
-    "--data data/ud_ewt_pos",
-    "--task qa --data data/squadshifts_new_wiki/new_wiki_v1.0.json",
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models of one task: a teacher, a plain student, and what is aligned."""
+
+    name: str
+    data: str
+    epochs: int
+    task: str = ""
+    aligned: str = SENTENCES
+    """Further options of a student with a teacher."""
+
+    def train(self, encoder: str, name: str, aligned: bool = False, options: str = "") -> str:
+        """The line that trains `name`."""
+        parts = [encoder, f"--teacher {self.name}-teacher" if aligned else "", self.task, f"--data {self.data}"]
+        parts += [self.aligned if aligned else "", f"--epochs {self.epochs}", options, f"--output {self.name}-{name}"]
+        return " ".join(["alad-hf train", *filter(None, parts)])
+
+    @property
+    def teacher(self) -> str:
+        """The line that makes the teacher."""
+        return self.train(ENCODER, "teacher")
+
+    @property
+    def plain(self) -> tuple[str, str]:
+        """The lines that make the plain student."""
+        return TWO_LAYERS, self.train("minilm-2-layers", "plain")
+
+
+FAMILIES = (
+    Family("wnut17", "data/wnut17", epochs=3),
+    Family("ewt-pos", "data/ud_ewt_pos", epochs=1),
+    Family(
+        "qa",
+        "data/squadshifts_new_wiki/new_wiki_v1.0.json",
+        epochs=1,
+        task="--task qa",
+        aligned="--alignment-epochs 0",  # exchanged paragraphs would be six times the questions
+    ),
 )
-TEACHERS = {
-    "wnut17": f"alad-hf train {ENCODER} {WNUT} --epochs 3 --output wnut17-teacher",
-    "ewt-pos": f"alad-hf train {ENCODER} {EWT} --epochs 1 --output ewt-pos-teacher",
-    "qa": f"alad-hf train {ENCODER} {QA} --epochs 1 --output qa-teacher",
-}
-PLAIN = {
-    "wnut17": f"alad-hf train minilm-2-layers {WNUT} --epochs 3 --output wnut17-plain",
-    "ewt-pos": f"alad-hf train minilm-2-layers {EWT} --epochs 1 --output ewt-pos-plain",
-    "qa": f"alad-hf train minilm-2-layers {QA} --epochs 1 --output qa-plain",
-}
 
 
 @dataclass(frozen=True)
 class Release:
-    """A model, the commands that make it after its teacher, and what it is scored on."""
+    """A model, and the lines that make it after its teacher."""
 
-    family: str
-    """Which teacher, and which plain student, it stands beside."""
+    family: Family
     commands: tuple[str, ...]
-    scored_on: str
 
 
-def _aligned(family: str, student: str, name: str, options: str) -> str:
-    task = {"wnut17": f"{WNUT} {SENTENCES} --epochs 3", "ewt-pos": f"{EWT} {SENTENCES} --epochs 1", "qa": QA}[family]
-    return f"alad-hf train {student} --teacher {family}-teacher {task} {options}--output {name}"
-
-
-SCORED_ON = {
-    "wnut17": "data/wnut17",
-    "ewt-pos": "data/ud_ewt_pos",
-    "qa": "data/squadshifts_new_wiki/new_wiki_v1.0.json",
-}
-RELEASES = {
-    f"{family}-{mode}": Release(
-        family,
-        (TWO_LAYERS, _aligned(family, "minilm-2-layers", f"{family}-{mode}", flag + few)),
-        SCORED_ON[family],
-    )
-    for family in ("wnut17", "ewt-pos", "qa")
-    for mode, flag in (("joint", ""), ("plug-and-play", "--frozen "))
-    # Exchanged paragraphs would be six times the questions; one pass over the questions themselves is enough.
-    for few in ("--epochs 1 --alignment-epochs 0 " if family == "qa" else "",)
-} | {
-    "wnut17-graft": Release(
-        "wnut17",
-        (
+def _releases() -> dict[str, Release]:
+    releases = {}
+    for family in FAMILIES:
+        for mode, options in (("joint", ""), ("plug-and-play", "--frozen")):
+            line = family.train("minilm-2-layers", mode, aligned=True, options=options)
+            releases[f"{family.name}-{mode}"] = Release(family, (TWO_LAYERS, line))
+    students = {
+        "graft": (
             "alad-hf compress wnut17-teacher --method graft --num-layers 3 "
             "--text data/distill_text/wnut17_train.txt --picture graft.png --output wnut17-grafted",
-            _aligned("wnut17", "wnut17-grafted", "wnut17-graft", ""),
         ),
-        SCORED_ON["wnut17"],
-    ),
-    "wnut17-lighttoken": Release(
-        "wnut17",
-        (
+        "lighttoken": (
             TWO_LAYERS,
             f"alad-hf compress minilm-2-layers --method lighttoken --ratio 25 {SENTENCES} --output minilm-2-codes",
-            _aligned("wnut17", "minilm-2-codes", "wnut17-lighttoken", ""),
         ),
-        SCORED_ON["wnut17"],
-    ),
-    "wnut17-minialbert": Release(
-        "wnut17",
-        (
+        "minialbert": (
             f"alad-hf compress {ENCODER} --method recursive --num-layers 6 --embedding-size 128 {SENTENCES} "
             "--output recursive",
             f"alad-hf distill recursive --teacher {ENCODER} {SENTENCES} --text data/distill_text/biomed_train.txt "
             "--steps 1000 --batch-size 16 --max-tokens 64 --output minialbert",
-            _aligned("wnut17", "minialbert", "wnut17-minialbert", ""),
         ),
-        SCORED_ON["wnut17"],
-    ),
-}
+    }
+    wnut17 = FAMILIES[0]
+    for name, made in students.items():
+        student = shlex.split(made[-1])[-1]
+        releases[f"wnut17-{name}"] = Release(wnut17, (*made, wnut17.train(student, name, aligned=True)))
+    return releases
+
+
+RELEASES = _releases()
 
 
 def run(command: str, work: Path) -> str:
@@ -145,7 +148,7 @@ def main() -> None:
 
     for name in options.models if options.only != "cards" else []:
         release = RELEASES[name]
-        for command in (TEACHERS[release.family], *release.commands, TWO_LAYERS, PLAIN[release.family]):
+        for command in (release.family.teacher, *release.commands, *release.family.plain):
             make(command, work)
     results = json.loads(options.out.read_text()) if options.out.exists() else {}
     for name in options.models if options.only != "models" else []:
@@ -155,17 +158,16 @@ def main() -> None:
 
 def write_card(name: str, release: Release, work: Path) -> dict:
     """Score and time a model beside its teacher and its plain student; the card and its picture go to model_cards/."""
-    commands = (TEACHERS[release.family], *release.commands)
-    others = f"--teacher {release.family}-teacher --plain-student {release.family}-plain"
+    family = release.family
+    commands = (family.teacher, *release.commands)
+    others = f"--teacher {family.name}-teacher --plain-student {family.name}-plain"
     shown = " ".join(f"--command {shlex.quote(command)}" for command in commands)
-    report = json.loads(run(f"alad-hf card {name} --data {release.scored_on} {others} {shown} --json --quiet", work))
+    report = json.loads(run(f"alad-hf card {name} --data {family.data} {others} {shown} --json --quiet", work))
     card = (work / name / "README.md").read_text(encoding="utf-8")
     (CARDS / f"{name}.md").write_text(card.replace(f"]({FIGURE})", f"](figures/{name}.png)"), encoding="utf-8")
     (CARDS / "figures").mkdir(exist_ok=True)
     shutil.copyfile(work / name / FIGURE, CARDS / "figures" / f"{name}.png")
-    return {"commands": commands, "scored_on": release.scored_on} | {
-        key: report[key] for key in ("scores", "comparison")
-    }
+    return {"commands": commands, "scored_on": family.data} | {key: report[key] for key in ("scores", "comparison")}
 
 
 if __name__ == "__main__":

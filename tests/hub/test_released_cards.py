@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 
+from alad_hf.hub.markdown_tables import number
+
 ROOT = Path(__file__).resolve().parents[2]
 CARDS = ROOT / "model_cards"
 RESULTS = ROOT / "benchmarks" / "results" / "released_models.json"
@@ -31,7 +33,8 @@ def test_a_card_shows_its_result(name: str) -> None:
     }
     commands = re.search(r"```bash\n(.*?)\n```", card.content, re.DOTALL)[1]
     assert commands.splitlines() == result["commands"]
-    assert [line.split(" | ")[0] for line in card.content.splitlines() if line.startswith(("| teacher |", "| this"))]
+    for title, row in result["comparison"].items():
+        assert f"| {title} | {number(row.get('f1', row.get('accuracy')))} | {row['parameters']:,} |" in card.content
     (figure,) = re.findall(r"!\[.*?\]\((.*?)\)", card.content)
     assert (CARDS / figure).read_bytes().startswith(b"\x89PNG")
     assert "/tmp/" not in card.content and str(Path.home()) not in card.content

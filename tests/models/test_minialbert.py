@@ -123,8 +123,6 @@ class TestForMaskedLM(MiniAlbertContract):
     model_class = MiniAlbertForMaskedLM
     auto_class = AutoModelForMaskedLM
     test_loads_without_the_package = None
-    test_compiles_without_graph_breaks = None  # nor are the slow ones of use for one more head
-    test_exports = None
 
     def test_resize_token_embeddings(self) -> None:
         """The head has rows for the new tokens too."""
@@ -143,8 +141,6 @@ class TestForSequenceClassification(MiniAlbertContract):
     model_class = MiniAlbertForSequenceClassification
     auto_class = AutoModelForSequenceClassification
     test_loads_without_the_package = None
-    test_compiles_without_graph_breaks = None
-    test_exports = None
 
     def targets(self) -> dict[str, torch.Tensor]:
         return {"labels": torch.tensor([0, 2, 1])}
@@ -152,8 +148,11 @@ class TestForSequenceClassification(MiniAlbertContract):
     def result(self, outputs: object) -> torch.Tensor:
         return outputs["logits"].unsqueeze(1).expand(-1, inputs()["input_ids"].shape[1], -1)
 
-    def run(self, model: PreTrainedModel, **given: torch.Tensor) -> torch.Tensor:
-        return super().run(model, **given)[:, : given["attention_mask"].shape[1]]
+    def test_padding_changes_nothing(self) -> None:
+        model, together = self.model(), self.run(self.model(), **inputs())
+        for row, length in enumerate(inputs()["attention_mask"].sum(dim=1).tolist()):
+            alone = self.run(model, **{name: value[row : row + 1, :length] for name, value in inputs().items()})
+            torch.testing.assert_close(together[row], alone[0], atol=self.tolerance, rtol=0)
 
 
 class TestModel(MiniAlbertContract):
