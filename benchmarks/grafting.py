@@ -5,7 +5,7 @@
 The teacher is MiniLM-L6 fine-tuned on the task (`recovery.py --work` keeps it; it is trained if it is not there). Each
 arm makes a student of it, is scored as it is, and is then trained: all arms for the same number of steps, the labels
 and the same text in every batch, once by distillation alone (logits and states) and once by joint AlAd. Of three
-evaluations on dev the best is kept, and its score is given on test. Latency is of the student before recovery.
+evaluations on dev the best is kept, and its score is given on test. `--latency`: of the students before recovery.
 Training in bfloat16 autocast. Results are added to the JSON file run by run, so that a stopped run goes on.
 """
 
@@ -24,7 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from recovery import LEARNING_RATES, Experiment
+from recovery import LEARNING_RATES, PAIRS, Experiment
 from recovery_tasks import TASKS
 from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
@@ -54,6 +54,10 @@ class Arm:
     schedule: str = "at_once"
 
 
+def _graft(strategy: str, schedule: str = "at_once", **options: Any) -> Arm:
+    return Arm("graft", {"strategy": strategy, **options}, schedule)
+
+
 def _truncations() -> dict[str, Arm]:
     rules = {"bottom": "bottom", "top": "top", "every_second": "every_second", "similarity": "by_similarity"}
     return {
@@ -64,13 +68,16 @@ def _truncations() -> dict[str, Arm]:
 
 
 ARMS = {
-    "graft": Arm("graft", {"refit": False}),
-    "graft_refit": Arm("graft"),
-    "graft_refit_raw_scores": Arm("graft", {"normalise": False}),
-    "graft_refit_similar": Arm("graft", {"strategy": "similar"}),
-    "graft_concat": Arm("graft", {"concatenate": True, "refit": False}),
-    "graft_refit_one_by_one": Arm("graft", schedule="one_by_one"),
-    "graft_refit_progressive": Arm("graft", schedule="progressive"),
+    "graft_upper": _graft("upper", refit=False),
+    "graft_refit_upper": _graft("upper"),
+    "graft": _graft("fixed", refit=False),
+    "graft_refit": _graft("fixed"),
+    "graft_refit_raw_scores": _graft("fixed", normalise=False),
+    "graft_refit_similar": _graft("similar"),
+    "graft_concat": _graft("fixed", concatenate=True, refit=False),
+    "graft_refit_one_by_one": _graft("fixed", schedule="one_by_one"),
+    "graft_refit_progressive": _graft("fixed", schedule="progressive"),
+    "graft_refit_upper_progressive": _graft("upper", schedule="progressive"),
     **_truncations(),
     "width": Arm("prune", {"refit": False}),
     "width_refit": Arm("prune"),
@@ -82,7 +89,7 @@ class Grafting:
 
     def __init__(self, options: Namespace, task_name: str) -> None:
         self.experiment = Experiment(
-            Namespace(data=options.data, work=options.work, teacher_steps=None), "minilm", task_name
+            Namespace(data=options.data, work=options.work, teacher_steps=None), options.pair, task_name
         )
         self.teacher = self.experiment.teacher().eval()
         self.labelled = self.experiment.rows
@@ -114,11 +121,11 @@ class Grafting:
 
     def jobs(self, options: Namespace) -> Iterator[tuple[list[str], Callable[[], dict[str, Any]]]]:
         """What is to be run, and where its result goes."""
-        yield ["teacher"], partial(self.before, lambda: self.teacher)
+        yield ["teacher"], partial(self.before, lambda: self.teacher, options.latency)
         for depth, name in itertools.product(options.depths, options.arms):
             arm, keys = ARMS[name], ["depths", str(depth), name]
             if options.only != "after" and arm.schedule == "at_once":
-                yield [*keys, "before"], partial(self.before, partial(self.student, arm, depth))
+                yield [*keys, "before"], partial(self.before, partial(self.student, arm, depth), options.latency)
             if options.only != "before":
                 for recovery, seed in itertools.product(options.recoveries, options.seeds):
                     yield (
@@ -126,15 +133,17 @@ class Grafting:
                         partial(self.recover, arm, depth, recovery, seed, options.steps),
                     )
 
-    def before(self, make: Callable[[], PreTrainedModel]) -> dict[str, Any]:
-        """Scores, size and latency of a student as it is."""
+    def before(self, make: Callable[[], PreTrainedModel], timed: bool) -> dict[str, Any]:
+        """Scores and size of a student as it is, and its latency if nothing else runs on the machine."""
         model = make()
-        return {
+        report = {
             **{split: self.experiment.score(model, split) for split in ("validation", "test")},
             "parameters": count_parameters(model),
-            "latency": latency(model, self.experiment.tokenizer, batch_size=8, tokens=64),
             "compression": getattr(model.config, "compression", None),
         }
+        if timed:
+            report["latency"] = latency(model, self.experiment.tokenizer, batch_size=8, tokens=64)
+        return report
 
     def recover(self, arm: Arm, depth: int, recovery: str, seed: int, steps: int | None) -> dict[str, Any]:
         """Train a student as its schedule says, the last part by `recovery`."""
@@ -158,6 +167,7 @@ class Grafting:
         stock = not isinstance(model, AlAdForTokenClassification)
         if stock:
             model.get_input_embeddings().requires_grad_(False)
+        rate *= self.experiment.pair.rate
         with distilling(model) if stock else nullcontext():
             return self.experiment.fit(
                 model, mixed, seed=seed, learning_rate=rate, steps=steps, evaluations=EVALUATIONS
@@ -179,27 +189,28 @@ class Grafting:
 
     def _progressive(self, arm: Arm, depth: int, seed: int, steps: int) -> tuple[PreTrainedModel, int]:
         student = self.student(arm, depth)
-        groups = equal_groups(depth, self.teacher.config.num_hidden_layers)
+        groups = student.config.compression["layer_map"]
         layers = getattr(*find_layers(student))
         originals = [part.layer for part in encoder_layers(self.teacher)]
         student.base_model.requires_grad_(False)
-        for place, group in enumerate(groups):
+        merged = [place for place, group in enumerate(groups) if len(group) > 1]
+        for place in merged:
             layers[place].requires_grad_(True)
-            layers[place] = TakingTurns([copy.deepcopy(originals[index]) for index in group], layers[place])
+            layers[place] = TakingTurns([copy.deepcopy(originals[index]) for index in groups[place]], layers[place])
         first = round(PROGRESSIVE_PART * steps)
         counter = itertools.count()
 
         def rise(module: PreTrainedModel, arguments: tuple) -> None:
             if module.training:  # one forward a step
                 share = rising_share(next(counter), first)
-                for layer in layers:
-                    layer.share = share
+                for place in merged:
+                    layers[place].share = share
 
         handle = student.register_forward_pre_hook(rise)
         self._fit(student, seed, first, LEARNING_RATES["distilled"])
         handle.remove()
-        for place, layer in enumerate(layers):
-            layers[place] = layer.grafted
+        for place in merged:
+            layers[place] = layers[place].grafted
         return student.requires_grad_(True), steps - first
 
 
@@ -209,17 +220,19 @@ def read_options() -> Namespace:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--work", type=Path, default=Path(".benchmarks/recovery"), help="as of recovery.py")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/grafting.json"))
+    parser.add_argument("--pair", choices=PAIRS, default="minilm", help="whose teacher it is; see recovery.py")
     parser.add_argument(
         "--tasks",
         nargs="+",
         choices=[name for name in TASKS if name != "qa"],
         default=["wnut17", "ncbi_disease", "ewt_pos"],
     )
-    parser.add_argument("--depths", nargs="+", type=int, choices=range(1, 6), default=list(DEPTHS))
+    parser.add_argument("--depths", nargs="+", type=int, default=list(DEPTHS))
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--recoveries", nargs="+", choices=RECOVERIES, default=list(RECOVERIES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="of every arm; by default those of recovery.py")
+    parser.add_argument("--latency", action="store_true", help="take times too: let nothing else run")
     parser.add_argument("--only", choices=["before", "after"], help="leave the other part out")
     return parser.parse_args()
 
@@ -235,6 +248,7 @@ def main() -> None:
     settings = {
         "learning_rates": {name: LEARNING_RATES[name] for name in ("distilled", "joint")},
         "steps": options.steps,
+        "pair": options.pair,
     }
     settings |= {"calibration_tokens": CALIBRATION_TOKENS}
     if results.setdefault("settings", settings) != settings:

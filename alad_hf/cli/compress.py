@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 import typer
 from transformers import PreTrainedModel
 
+from ..compression.grafting import PairChoice
 from .application import Report, console, verb
 from .models import load_model
 from .options import Output, TextFiles, read_lines
@@ -48,8 +49,8 @@ def compress(
     ] = None,
     num_layers: Annotated[int | None, typer.Option(help="Layers of the result; of truncate by a rule.")] = None,
     strategy: Annotated[
-        Literal["fixed", "similar"] | None,
-        typer.Option(help="graft: neighbours in groups of like size, or the most similar ones. [default: fixed]"),
+        PairChoice | None,
+        typer.Option(help="graft: the upper layers become one, or neighbours in groups of like size, or similar."),
     ] = None,
     heads: Annotated[int | None, typer.Option(help="prune: heads of each layer to keep; all if omitted.")] = None,
     neurons: Annotated[int | None, typer.Option(help="prune: neurons of each layer to keep; all if omitted.")] = None,

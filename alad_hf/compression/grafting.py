@@ -8,7 +8,7 @@ running parts of two layers side by side is no substitute for running one after 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from datasets import Dataset
@@ -21,12 +21,12 @@ from .calibration import CALIBRATION_TOKENS, CalibrationText
 from .compression_record import record_compression, refit_record
 from .encoder_layouts import LayerParts, encoder_layers
 from .importance import Importance, layer_importance
-from .layer_similarity import equal_groups, similar_groups
+from .layer_similarity import equal_groups, similar_groups, upper_groups
 from .refit import LayerSources, Source, refit_layers
 from .truncation import keep_layers
 from .wrapping import wrap_encoder
 
-PairChoice = Literal["fixed", "similar"]
+PairChoice = Literal["upper", "fixed", "similar"]
 
 
 def graft_layers(
@@ -55,8 +55,8 @@ def graft_layers(
         texts: Text for similarity, importance and refit; labelled rows (see `CalibrationText`) decide importance by
             their labels.
         tokenizer: The model's tokenizer.
-        strategy: How layers are grouped: "fixed", neighbours in groups of like size, or "similar", the most similar
-            neighbours by linear CKA, again and again.
+        strategy: How layers are grouped: "upper", the lowest layers stay and the others become one; "fixed",
+            neighbours in groups of like size; "similar", the most similar neighbours by linear CKA, again and again.
         groups: The groups instead: all layers, in order.
         extra_heads: Heads of a merged layer beyond those of the last one of its group.
         extra_neurons: The same for feed-forward neurons.
@@ -253,8 +253,8 @@ def graft_groups(
         return [list(group) for group in groups]
     if num_hidden_layers is None:
         raise ValueError("Say how many layers are to be left, num_hidden_layers=..., or which go together, groups=...")
-    if strategy == "fixed":
-        return equal_groups(num_hidden_layers, depth)
     if strategy == "similar":
         return similar_groups(model, num_hidden_layers, text)
-    raise ValueError(f"strategy must be 'fixed' or 'similar', got {strategy!r}.")
+    if strategy not in ("upper", "fixed"):
+        raise ValueError(f"strategy must be one of {get_args(PairChoice)}, got {strategy!r}.")
+    return (upper_groups if strategy == "upper" else equal_groups)(num_hidden_layers, depth)

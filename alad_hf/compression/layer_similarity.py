@@ -165,6 +165,17 @@ def equal_groups(num_groups: int, depth: int) -> list[list[int]]:
     return groups
 
 
+def upper_groups(num_groups: int, depth: int) -> list[list[int]]:
+    """The lowest layers by themselves, and all others in one group.
+
+    Example:
+        >>> upper_groups(3, 6)
+        [[0], [1], [2, 3, 4, 5]]
+    """
+    check_depth(num_groups, depth)
+    return [*([index] for index in range(num_groups - 1)), list(range(num_groups - 1, depth))]
+
+
 def check_depth(num_groups: int, depth: int) -> None:
     """Raise ValueError unless a model of so many layers can be left with that number."""
     if not 1 <= num_groups <= depth:

@@ -191,6 +191,17 @@ def test_labels_decide_importance_and_texts_do_too() -> None:
     assert labelled.config.compression["importance"] != unlabelled.config.compression["importance"]
 
 
+def test_the_upper_layers_become_one_and_the_lower_ones_stay() -> None:
+    model = model_of()
+    student = graft(model, 3, strategy="upper")
+    assert student.config.compression["layer_map"] == [[0], [1], [2, 3]]
+    for own, theirs in zip(encoder_layers(student)[:2], encoder_layers(model), strict=False):
+        weights = theirs.layer.state_dict()
+        assert all(torch.equal(value, weights[key]) for key, value in own.layer.state_dict().items())
+    upper = encoder_layers(student)[2].output.weight
+    assert not any(torch.equal(upper, part.output.weight) for part in encoder_layers(model))
+
+
 def test_the_record_is_a_partition_and_counts_are_kept() -> None:
     record = graft(model_of(), strategy="similar").config.compression
     assert record["method"] == "grafting"
@@ -242,7 +253,7 @@ def test_becomes_the_student_of_an_alad_model() -> None:
     [
         ({"count": None}, "num_hidden_layers=..., or which go together"),
         ({"count": 5}, "from 1 to the model's 4, got 5"),
-        ({"strategy": "best"}, "'fixed' or 'similar', got 'best'"),
+        ({"strategy": "best"}, "'upper', 'fixed', 'similar'.*got 'best'"),
         ({"groups": [[0], [2, 1], [3]], "count": None}, "in order, each once"),
         ({"groups": [[0, 1], [2, 3]], "count": 3}, "num_hidden_layers=3"),
         ({"extra_heads": -1}, "prune_width makes layers narrower"),

@@ -12,6 +12,7 @@ from alad_hf.compression.layer_similarity import (
     layer_cosines,
     layer_similarities,
     similar_groups,
+    upper_groups,
 )
 
 
@@ -118,7 +119,14 @@ def test_equal_groups(count: int, expected: list[list[int]]) -> None:
     assert equal_groups(count, 6) == expected
 
 
+@pytest.mark.parametrize(("count", "expected"), [(1, [[0, 1, 2]]), (2, [[0], [1, 2]]), (3, [[0], [1], [2]])])
+def test_upper_groups(count: int, expected: list[list[int]]) -> None:
+    assert upper_groups(count, 3) == expected
+
+
 @pytest.mark.parametrize("count", [0, 7])
 def test_impossible_depths_are_refused(count: int) -> None:
     with pytest.raises(ValueError, match=f"from 1 to the model's 6, got {count}"):
         equal_groups(count, 6)
+    with pytest.raises(ValueError, match=f"from 1 to the model's 6, got {count}"):
+        upper_groups(count, 6)
