@@ -27,6 +27,9 @@ from .recipes import EXCHANGED_COPIES, EXCHANGED_EPOCHS, Budget, TrainedTagger, 
 logger = logging.getLogger(__name__)
 
 ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+FOLDERS = ("teacher", "plain", "plug_and_play", "alad")
+MARKER = ".quickstart"
+"""A file that says whose the folders beside it are."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,8 @@ def quickstart(
     `benchmarks/` has the measurements.
 
     Args:
-        output_dir: Folder for the models. Its folders `teacher`, `plain`, `plug_and_play` and `alad` are made anew;
-            the last one is the finished model with its card.
+        output_dir: Folder for the models. Its folders `teacher`, `plain`, `plug_and_play` and `alad` are made anew if
+            an earlier quickstart made them; the last one is the finished model with its card.
         data: A source for `load_token_classification`, or the splits themselves.
         encoder: Pretrained encoder: fine-tuned as the teacher, its lowest layers are the student.
         layers: Number of layers of the student.
@@ -88,9 +91,13 @@ def quickstart(
 
     Returns:
         The table, and the folder of the jointly trained model.
+
+    Raises:
+        FileExistsError: Such a folder is there, and no quickstart made it.
     """
     start = time.time()
     output_dir = Path(output_dir)
+    _claim(output_dir)
     splits = data if isinstance(data, DatasetDict) else load_token_classification(data)
     dataset_name = data if isinstance(data, str) else "the data given"
     source = resolve_pretrained(encoder)
@@ -154,9 +161,21 @@ def quickstart(
         baseline={row.name: asdict(row) for row in rows},
         sentences_per_second=joint_row.sentences_per_second,
     )
-    for checkpoints in output_dir.glob("*/checkpoints"):
-        shutil.rmtree(checkpoints)  # many times the size of the models, and of no more use
+    for folder in FOLDERS:  # many times the size of the models, and of no more use
+        shutil.rmtree(output_dir / folder / "checkpoints", ignore_errors=True)
     return QuickstartResult(rows, output_dir / "alad", time.time() - start)
+
+
+def _claim(output_dir: Path) -> None:
+    """Raise unless the folders that will be made anew are a quickstart's own."""
+    taken = [folder for folder in FOLDERS if (output_dir / folder).exists()]
+    if taken and not (output_dir / MARKER).exists():
+        raise FileExistsError(
+            f"{output_dir} holds {', '.join(taken)}, which no quickstart made and this one would replace: name "
+            "another folder (--output)."
+        )
+    output_dir.mkdir(parents=True, exist_ok=True)
+    (output_dir / MARKER).touch()
 
 
 def _with_gap(row: Row, plain: Row, teacher: Row) -> Row:

@@ -20,7 +20,10 @@ def test_compares_saves_and_tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         "epochs": 2,
         "report": lines.append,
     }
+    others = tmp_path / "out" / "mine" / "checkpoints"
+    others.mkdir(parents=True)
     result = quickstart(tmp_path / "out", **arguments)
+    assert others.exists()
     names = ["teacher", "plain student", "AlAd plug-and-play", "AlAd joint"]
     assert [row.name for row in result.rows] == names
     assert lines == [f"Training: {name}" for name in names]
@@ -42,6 +45,15 @@ def test_compares_saves_and_tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert [row.score for row in again.rows] == [row.score for row in result.rows]
     with pytest.raises(RuntimeError, match="could not be used in a fresh process"):
         tag_in_fresh_process(tmp_path / "nowhere", "Smith")
+
+
+def test_the_folders_of_others_are_left_alone(tmp_path: Path) -> None:
+    mine = tmp_path / "teacher" / "checkpoints" / "model.safetensors"
+    mine.parent.mkdir(parents=True)
+    mine.touch()
+    with pytest.raises(FileExistsError, match="holds teacher, which no quickstart made"):
+        quickstart(tmp_path, data="builtin")
+    assert mine.exists() and [path.name for path in tmp_path.iterdir()] == ["teacher"]
 
 
 def test_gap_recovered() -> None:
