@@ -31,10 +31,16 @@ COMBINATIONS = (ROOT / "docs" / "combinations.md").read_text(encoding="utf-8")
 ON_THE_HUB = "publish_to_the_hub.md"
 EXTRAS = {
     "combinations": ["torchao", "peft"],
-    "command_line": ["onnx", "onnxruntime", "onnxscript"],
-    "deploy_on_onnx": ["onnx", "onnxruntime", "onnxscript"],
+    "command_line": ["onnx", "onnxruntime"],
+    "deploy_on_onnx": ["onnx", "onnxruntime"],
 }
 """What a page needs besides the package; `make test-lowest` does without."""
+
+
+def test_what_pages_need_is_in_an_extra() -> None:
+    """A module that no extra brings would let its page be skipped everywhere."""
+    declared = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert all(f'"{module}>=' in declared for modules in EXTRAS.values() for module in modules)
 
 
 def names_in(source: str) -> set[str]:

@@ -21,6 +21,7 @@ from alad_hf import (
     AlAdForQuestionAnswering,
     AlAdForTokenClassification,
     CompressedEncoderConfig,
+    CompressedEncoderForQuestionAnswering,
     CompressedEncoderForTokenClassification,
     MiniAlbertConfig,
 )
@@ -89,8 +90,12 @@ def test_stock_taggers(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"adapter_type": "light"}, {"adapter_type": "mlp", "adapter_size": 24, "mix_student_layers": True}],
-    ids=["light", "mlp and layer mix"],
+    [
+        {"adapter_type": "light"},
+        {"adapter_type": "linear", "adapter_size": 6},
+        {"adapter_type": "mlp", "adapter_size": 24, "mix_student_layers": True},
+    ],
+    ids=["light", "linear", "mlp and layer mix"],
 )
 def test_aligned_tagger(options: dict[str, object], tmp_path: Path) -> None:
     model = aligned(AlAdForTokenClassification, **options, **LABELS)
@@ -114,19 +119,23 @@ EMBEDDINGS = {
     "binary_code": {"bits": 20, "rank": 2, "factor_dtype": "float16"},
     "product_quantized": {"subvectors": 4, "centroids": 9, "rotation": True, "row_scales": True},
     "integer": {"bits": 8, "factor_dtype": "float16"},
+    "four bits": {"method": "integer", "bits": 4, "factor_dtype": "float16"},
 }
 
 
-def compressed(method: str) -> PreTrainedModel:
-    """A tagger with its own widths in every layer and a compressed token embedding."""
+def compressed(
+    method: str, model_class: type[PreTrainedModel] = CompressedEncoderForTokenClassification, **labels: object
+) -> PreTrainedModel:
+    """A model with its own widths in every layer and a compressed token embedding."""
+    sizes = {"num_embeddings": len(VOCABULARY), "embedding_dim": 16}
     config = CompressedEncoderConfig(
         text_config=tiny_config(),
-        embedding={"method": method, "num_embeddings": len(VOCABULARY), "embedding_dim": 16, **EMBEDDINGS[method]},
+        embedding={"method": method, **sizes, **EMBEDDINGS[method]},
         layer_widths=[{"heads": 1, "intermediate": 10}, {"heads": 2, "intermediate": 40}],
-        **LABELS,
+        **labels,
     )
     torch.manual_seed(0)
-    model = spread(CompressedEncoderForTokenClassification(config).eval())
+    model = spread(model_class(config).eval())
     for name, buffer in model.get_input_embeddings().named_buffers():
         if name.endswith("codes"):
             buffer.copy_(torch.randint(0, 9, buffer.shape))
@@ -146,7 +155,7 @@ def recursive(layers: int = 3, **changes: object) -> MiniAlbertConfig:
 
 @pytest.mark.parametrize("method", sorted(EMBEDDINGS))
 def test_compressed_encoders(method: str, tmp_path: Path) -> None:
-    model = compressed(method)
+    model = compressed(method, **LABELS)
     export_onnx(model, tmp_path / "onnx", tokenizer=tiny_tokenizer())
     assert_same_answers(model, tmp_path / "onnx", ["logits"])
 
@@ -159,12 +168,17 @@ def test_recursive_encoder_under_an_adapter(tmp_path: Path) -> None:
     assert_same_answers(model, tmp_path / "onnx", ["logits"])
 
 
-@pytest.mark.parametrize("own", [True, False], ids=["AlAd", "mpnet"])
-def test_question_answering(own: bool, tmp_path: Path) -> None:
-    if own:
-        model = aligned(AlAdForQuestionAnswering)
-    else:
-        model = spread(AutoModelForQuestionAnswering.from_config(tiny_config("mpnet")).eval())
+ANSWERERS = {
+    "AlAd": lambda: aligned(AlAdForQuestionAnswering),
+    "mpnet": lambda: spread(AutoModelForQuestionAnswering.from_config(tiny_config("mpnet")).eval()),
+    "minialbert": lambda: spread(AutoModelForQuestionAnswering.from_config(recursive()).eval()),
+    "compressed encoder": lambda: compressed("binary_code", CompressedEncoderForQuestionAnswering),
+}
+
+
+@pytest.mark.parametrize("kind", ANSWERERS)
+def test_question_answering(kind: str, tmp_path: Path) -> None:
+    model = ANSWERERS[kind]()
     report = export_onnx(model, tmp_path / "onnx", tokenizer=tiny_tokenizer())
     assert report.task == "question-answering"
     assert_same_answers(model, tmp_path / "onnx", ["start_logits", "end_logits"])
