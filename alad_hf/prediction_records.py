@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal, get_args
 
-from .data.json_lines import split_words
+from .data.json_lines import load_object, split_words
 
-InputFormat = Literal["text", "document", "conll", "jsonl"]
-"""A text a line, one text, a word a line and blank lines between sentences, or a JSON object a line."""
+InputFormat = Literal["text", "document", "conll", "conllu", "jsonl"]
+"""A text a line, one text, a word a line and blank lines between sentences, the same as CoNLL-U, or a JSON object a
+line."""
 
 _SUFFIXES: dict[str, InputFormat] = {
     "": "text",
     ".txt": "text",
     ".text": "text",
     ".conll": "conll",
+    ".conllu": "conllu",
     ".bio": "conll",
     ".iob": "conll",
     ".tsv": "conll",
@@ -26,6 +29,8 @@ _SUFFIXES: dict[str, InputFormat] = {
 }
 _EXPECTED_TAGGING = 'expected {"text": "Ada ..."} or {"tokens": ["Ada", ...]}'
 _EXPECTED_QUESTION = 'expected {"question": "Who?", "context": "Ada did."}'
+_CONLLU_WIDTH = 10
+_CONLLU_SKIPPED_ID = re.compile(r"\d+-\d+|\d+\.\d+")
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Record:
 
     source: dict[str, Any]
     """What its line of JSON holds beside the prediction."""
+    line_number: int
+    """Where it begins in the input, counted from 1."""
     words: list[str] = field(default_factory=list)
     offsets: list[tuple[int, int]] | None = None
     """First and exclusive last character of each word in `source["text"]`; None where words came without a text."""
@@ -52,8 +59,8 @@ def input_format_of(suffix: str) -> InputFormat:
     """
     if suffix.lower() not in _SUFFIXES:
         raise ValueError(
-            f"The suffix {suffix!r} does not say what the file holds: pass input_format, one of "
-            f"{list(get_args(InputFormat))}."
+            f"The suffix {suffix!r} does not say what the file holds, as do {sorted(filter(None, _SUFFIXES))}: pass "
+            f"--input-format, one of {list(get_args(InputFormat))}."
         )
     return _SUFFIXES[suffix.lower()]
 
@@ -64,6 +71,8 @@ def read_records(stream: BinaryIO, input_format: InputFormat) -> Iterator[Record
     - `text`: each line, empty ones too, is a text; a `\r` at its end is no part of it.
     - `document`: all of it is one text, line ends as they are.
     - `conll`: words are the first of the columns, which tabs separate, or else blanks. Blank lines end a sentence.
+    - `conllu`: words are the forms of the syntactic words, as in `read_conllu`. Comments, multiword tokens (id `1-2`)
+      and empty nodes (id `1.1`) are not tagged; neither they nor the columns beside the form come out again.
     - `jsonl`: objects with `text`, or with `tokens`. Other keys are kept.
 
     Args:
@@ -74,9 +83,10 @@ def read_records(stream: BinaryIO, input_format: InputFormat) -> Iterator[Record
         ValueError: While iterating, a line is malformed; the message has its number.
     """
     readers: dict[str, Callable[[BinaryIO], Iterator[Record]]] = {
-        "text": lambda lines: (_text_record({"text": line}) for _, line in _decoded(lines)),
-        "document": lambda whole: iter([_text_record({"text": _decode(whole.read(), 1).removeprefix("\ufeff")})]),
+        "text": lambda lines: (_text_record({"text": line}, number) for number, line in _decoded(lines)),
+        "document": lambda whole: iter([_text_record({"text": _decode(whole.read(), 1).removeprefix("\ufeff")}, 1)]),
         "conll": _conll_records,
+        "conllu": _conllu_records,
         "jsonl": lambda lines: (_tagging_record(row, number) for number, row in _objects(lines, _EXPECTED_TAGGING)),
     }
     if input_format not in readers:
@@ -94,7 +104,7 @@ def read_questions(stream: BinaryIO) -> Iterator[Record]:
         for key in ("question", "context"):
             if not isinstance(row.get(key), str) or not row[key].strip():
                 raise ValueError(f"Line {number}: {key!r} is {row.get(key)!r}, {_EXPECTED_QUESTION}.")
-        yield Record(row)
+        yield Record(row, number)
 
 
 def _decoded(lines: Iterable[bytes]) -> Iterator[tuple[int, str]]:
@@ -119,11 +129,9 @@ def _objects(lines: Iterable[bytes], expected: str) -> Iterator[tuple[int, dict[
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except ValueError:
-            raise ValueError(f"Line {number} is {line[:60]!r}, no JSON; {expected}.") from None
-        if not isinstance(row, dict):
-            raise ValueError(f"Line {number} is a JSON {type(row).__name__}, {expected}.")
+            row = load_object(line, expected)
+        except ValueError as error:
+            raise ValueError(f"Line {number}: {error}.") from None
         if "\\ud" in line.lower():
             _check_encodable(json.dumps(row, ensure_ascii=False), number)
         yield number, row
@@ -140,34 +148,86 @@ def _check_encodable(text: str, number: int) -> None:
 
 def _tagging_record(row: dict[str, Any], number: int) -> Record:
     if isinstance(row.get("text"), str) and "tokens" not in row:
-        return _text_record(row)
+        return _text_record(row, number)
     words = row.get("tokens")
     if "text" in row or not isinstance(words, list) or not all(isinstance(word, str) for word in words):
         raise ValueError(f"Line {number} has the keys {sorted(row)}, {_EXPECTED_TAGGING}.")
-    return Record(row, words)
+    return Record(row, number, words)
 
 
-def _text_record(row: dict[str, Any]) -> Record:
+def _text_record(row: dict[str, Any], number: int) -> Record:
     text = row["text"]
     offsets = split_words(text)
-    return Record(row, [text[start:end] for start, end in offsets], offsets)
+    return Record(row, number, [text[start:end] for start, end in offsets], offsets)
 
 
 def _conll_records(lines: Iterable[bytes]) -> Iterator[Record]:
+    for first, sentence in _sentences(lines):
+        _refuse_conllu(sentence, first)
+        words = [_first_column(line.strip(" \t")) for line in sentence]
+        yield Record({"tokens": words}, first, words, lines=sentence)
+
+
+def _conllu_records(lines: Iterable[bytes]) -> Iterator[Record]:
+    for first, sentence in _sentences(lines):
+        words: list[str] = []
+        for number, line in enumerate(sentence, start=first):
+            if line.startswith("#") and not words:
+                continue
+            fields = [field.strip(" \t") for field in line.split("\t")]
+            fault = _find_conllu_fault(fields, expected_id=len(words) + 1)
+            if fault is not None:
+                raise ValueError(f"Line {number}: {fault}; the line is {line!r}.")
+            if not _CONLLU_SKIPPED_ID.fullmatch(fields[0]):
+                words.append(fields[1])
+        if words:
+            yield Record({"tokens": words}, first, words)
+
+
+def _find_conllu_fault(fields: list[str], expected_id: int) -> str | None:
+    if len(fields) != _CONLLU_WIDTH:
+        return f"found {len(fields)} columns, expected {_CONLLU_WIDTH} separated by tabs"
+    if _CONLLU_SKIPPED_ID.fullmatch(fields[0]):
+        return None
+    if fields[0] != str(expected_id):
+        return f"found word id {fields[0]!r}, expected {expected_id} (sentences end with a blank line)"
+    if not fields[1]:
+        return "found an empty word in column FORM, expected text"
+    return None
+
+
+def _sentences(lines: Iterable[bytes]) -> Iterator[tuple[int, list[str]]]:
+    """The lines between blank ones, with the number of the first."""
     sentence: list[str] = []
-    for _, line in _decoded(lines):
+    number = 0
+    for number, line in _decoded(lines):
+        if "\r" in line:
+            raise ValueError(
+                f"Line {number}: found a carriage return inside {line[:60]!r}, expected lines that end with it and a "
+                "line feed, or with a line feed alone. Convert the input, for example by `tr '\\r' '\\n'`."
+            )
         if line.strip(" \t"):
             sentence.append(line)
         elif sentence:
-            yield _conll_record(sentence)
+            yield number - len(sentence), sentence
             sentence = []
     if sentence:
-        yield _conll_record(sentence)
+        yield number - len(sentence) + 1, sentence
 
 
-def _conll_record(lines: list[str]) -> Record:
-    words = [_first_column(line.strip(" \t")) for line in lines]
-    return Record({"tokens": words}, words, lines=lines)
+def _refuse_conllu(sentence: list[str], first: int) -> None:
+    """Refuse a sentence whose every line begins with an id of CoNLL-U, lest ids be taken for words."""
+    rows = [(number, line) for number, line in enumerate(sentence, start=first) if not line.startswith("#")]
+    columns = [line.split("\t") for _, line in rows]
+    if rows and all(
+        len(fields) == _CONLLU_WIDTH and (fields[0].isdecimal() or _CONLLU_SKIPPED_ID.fullmatch(fields[0]))
+        for fields in columns
+    ):
+        number, line = rows[0]
+        raise ValueError(
+            f"Line {number}: {line!r} is CoNLL-U, whose words are not in the first column: pass "
+            "input_format='conllu' (--input-format conllu)."
+        )
 
 
 def _first_column(line: str) -> str:

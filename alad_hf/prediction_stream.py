@@ -42,8 +42,8 @@ def tag_stream(
     what is read ahead for that is bounded.
 
     `jsonl` is a line for each input: what it holds and `entities`, as by `tag_text`, or `tags` for `tokens`. `conll`
-    is a line for each word, the line that was read or else the word, with the tag behind a tab, and a blank line after
-    each input, also after one without a word.
+    is a line for each word, the line of `conll` that was read or else the word, with the tag behind a tab, and a blank
+    line after each input, also after one without a word.
 
     Args:
         model: A token classifier; it runs where it is.
@@ -99,17 +99,21 @@ def answer_stream(
     target: TextIO | str | os.PathLike,
     *,
     resume: bool = False,
+    handle_impossible_answer: bool = False,
     batch_size: int = 32,
     max_length: int | None = None,
     overlap: int | None = None,
 ) -> int:
     """Answer every question of a stream of JSON lines; each comes out with its `answer`.
 
+    What stands before a question that cannot be answered is answered and written.
+
     Args:
         answerer: See `QuestionAnswerer`.
         source: Bytes of UTF-8, one `{"question": ..., "context": ...}` a line.
         target: As for `tag_stream`.
         resume: As for `tag_stream`.
+        handle_impossible_answer: Whether "no answer" (the answer "", from 0 to 0) takes part, as in SQuAD 2.0.
         batch_size: Windows of one forward pass, and questions that are read ahead.
         max_length: Tokens of one window.
         overlap: Context tokens that consecutive windows share.
@@ -119,20 +123,37 @@ def answer_stream(
 
     Raises:
         FileExistsError: `target` exists and `resume` is False.
-        ValueError: A line is malformed, or `target` is of another input.
+        ValueError: A line is malformed or its question cannot be answered, as when it leaves no room for the context;
+            the message has the number of the line. Or `batch_size` is below 1, or `target` is of another input.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size={batch_size} must be 1 or more.")
+
+    def answer(question: Any, context: Any) -> Any:  # noqa: ANN401 - an answer for strings, a list for lists
+        return answerer(
+            question,
+            context,
+            handle_impossible_answer=handle_impossible_answer,
+            batch_size=batch_size,
+            max_length=max_length,
+            overlap=overlap,
+        )
+
+    def answer_alone(record: Record) -> Any:  # noqa: ANN401
+        try:
+            return answer(record.source["question"], record.source["context"])
+        except ValueError as error:
+            raise ValueError(f"Line {record.line_number}: {error}") from error
 
     def predict(records: Iterator[Record]) -> Iterator[str]:
         while batch := list(islice(records, batch_size)):
-            answers: list[Any] = answerer(  # type: ignore[assignment]  # a list for lists
-                [record.source["question"] for record in batch],
-                [record.source["context"] for record in batch],
-                batch_size=batch_size,
-                max_length=max_length,
-                overlap=overlap,
-            )
-            for record, answer in zip(batch, answers, strict=True):
-                yield _json_line(record.source | {"answer": answer})
+            answers: Iterable[Any]
+            try:
+                answers = answer(*([record.source[key] for record in batch] for key in ("question", "context")))
+            except ValueError:  # of one of them, which is found and named when each is answered by itself
+                answers = map(answer_alone, batch)
+            for record, found in zip(batch, answers, strict=True):
+                yield _json_line(record.source | {"answer": found})
 
     return _write(read_questions(source), predict, target, "jsonl", resume)
 
@@ -269,7 +290,10 @@ def _as_json(record: Record, words: list[WordTag], are_spans: bool) -> str:
 def _as_columns(record: Record, words: list[WordTag], are_spans: bool) -> str:
     for word in record.words if record.lines is None else ():
         if not word.strip() or any(mark in word for mark in "\t\n\r"):
-            raise ValueError(f"The word {word!r} cannot stand in a column. Write JSON lines, or replace it.")
+            raise ValueError(
+                f"Line {record.line_number}: the word {word!r} cannot stand in a column. Write JSON lines, or replace "
+                "it."
+            )
     columns = zip(record.lines or record.words, words, strict=True)
     return "".join(f"{line}\t{word.tag}\n" for line, word in columns) + "\n"
 

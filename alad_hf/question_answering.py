@@ -117,8 +117,8 @@ class QuestionAnswerer:
             of these; for a list of questions a list of either.
 
         Raises:
-            ValueError: If the numbers of questions and contexts differ, a text is empty, or a question leaves no room
-                for its context.
+            ValueError: If the numbers of questions and contexts differ, a text is empty, a question leaves no room
+                for its context, or the model's output is not a number.
         """
         for name, value in (("top_k", top_k), ("max_answer_length", max_answer_length), ("batch_size", batch_size)):
             if value < 1:
@@ -131,11 +131,11 @@ class QuestionAnswerer:
             examples, self.tokenizer, max_length=max_length, overlap=overlap, for_training=False
         )
         start_logits, end_logits = _span_logits(self.model, self.tokenizer, features, batch_size)
-        windows_of: dict[int, list[int]] = {example: [] for example in examples["id"]}
+        windows_of: dict[Any, list[int]] = {example: [] for example in examples["id"]}
         for window, example in enumerate(features["example_id"]):
             windows_of[example].append(window)
         answers = []
-        for example, text in enumerate(examples["context"]):
+        for example, text in zip(examples["id"], examples["context"], strict=True):
             windows = windows_of[example]
             candidates, no_answer = answer_candidates(
                 start_logits[windows],
@@ -149,7 +149,7 @@ class QuestionAnswerer:
             ranked = sorted([*candidates, *([no_answer] if no_answer else [])], key=lambda span: -span.logit)[:top_k]
             if not ranked:
                 raise ValueError(
-                    f"The context number {example} holds no character that the tokenizer keeps: {text!r}."
+                    f"The context of example {example!r} holds no character that the tokenizer keeps: {text[:60]!r}."
                 )
             answers.append(
                 [
@@ -190,7 +190,8 @@ def evaluate_question_answerer(
 
     Raises:
         TypeError: The model has no question-answering head.
-        ValueError: The data set has no rows, or a question leaves no room for its context.
+        ValueError: The data set has no rows, a question leaves no room for its context, or the model's output is not
+            a number.
     """
     if not len(dataset):
         raise ValueError("The data set has no rows to score the model on.")
@@ -239,7 +240,11 @@ def window_sizes(
 def _span_logits(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, features: dict[str, list[Any]], batch_size: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Run the model on all windows; returns start and end logits (N, T), zero where a window is shorter."""
+    """Run the model on all windows; returns start and end logits (N, T), zero where a window is shorter.
+
+    Raises:
+        ValueError: A logit is NaN or infinite; that of a token that a model rules out may be -inf.
+    """
     names = [name for name in tokenizer.model_input_names if name in features]
     lengths = [len(ids) for ids in features["input_ids"]]
     collate = DataCollatorWithPadding(tokenizer)
@@ -254,9 +259,13 @@ def _span_logits(
                 f"{type(model).__name__} returns no start_logits and end_logits: pass a model for question "
                 "answering, such as `AutoModelForQuestionAnswering.from_pretrained(...)` gives."
             )
-        width = output.start_logits.shape[1]
         for part, values in enumerate((output.start_logits, output.end_logits)):
-            logits[part, rows.start : rows.stop, :width] = values.float().cpu().numpy()
+            for row, scores in zip(rows, values.float().cpu().numpy(), strict=True):
+                logits[part, row, : lengths[row]] = scores[: lengths[row]]
+    if not (logits < np.inf).all():  # NaN is not below it, either
+        raise ValueError(
+            "The logits contain NaN or infinity: the model has diverged, or its weights overflow in half precision."
+        )
     return logits[0], logits[1]
 
 
@@ -276,4 +285,6 @@ def _as_examples(question: str | list[str], context: str | list[str]) -> dict[st
         empty = [number for number, text in enumerate(texts) if not text.strip()]
         if empty:
             raise ValueError(f"The {name} number {empty[0]} is empty: pass only non-empty texts.")
-    return {"id": list(range(len(questions))), "question": questions, "context": contexts}
+    # What errors call the examples: a single one by its question, since it has no number.
+    ids = [question[:60]] if isinstance(question, str) else list(range(len(questions)))
+    return {"id": ids, "question": questions, "context": contexts}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import shutil
 import string
 from pathlib import Path
@@ -15,12 +17,15 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from tiny import TAGS, tiny_config, tiny_tokenizer
+from transformers import BertForQuestionAnswering
 
 from alad_hf import AlAdConfig, AlAdForTokenClassification
 from alad_hf.data.columns import parse_conll, parse_conllu
 from alad_hf.data.json_lines import parse_json_lines, split_words
 from alad_hf.data.squad import read_squad
 from alad_hf.data.token_alignment import teacher_columns
+from alad_hf.prediction_records import InputFormat, read_records
+from alad_hf.question_answering import QuestionAnswerer
 from alad_hf.tagging import tag_text, tag_words
 
 settings.register_profile(
@@ -268,6 +273,117 @@ def test_damaged_tensors(checkpoint, name, damage):
         message = {"missing": "lacks 1 tensors", "wrong shape": "mismatch|shape", "not a number": "NaN"}[damage]
         with pytest.raises((ValueError, RuntimeError), match=message):
             load_bad(checkpoint, content)
+
+
+def test_a_question_answerer_whose_weights_are_no_numbers(tmp_path):
+    model = BertForQuestionAnswering(tiny_config())
+    model.qa_outputs.weight.data[0, 3] = float("nan")
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="NaN"):
+        QuestionAnswerer.from_pretrained(str(tmp_path))("who", "smith works")
+
+
+# Streams
+
+hostile_text = st.text(
+    st.sampled_from([*"ab#1\t .\r\n\0❤👩🏽", *"\ufe0f\u200d\u0301\u20dd\u2028\ufeff\x85\x1c"])
+    | st.characters(exclude_categories=["Cs"]),
+    max_size=20,
+)
+conllu_lines = st.lists(
+    st.tuples(st.sampled_from(["1", "2", "3", "1-2", "1.1"]), hostile_text).map(
+        lambda row: "\t".join([*row, *"________"])
+    )
+    | st.sampled_from(["", " ", "# text = a", "1\ta"]),
+    max_size=8,
+).map("\n".join)
+
+
+def records_of(content: str, input_format: InputFormat) -> list | None:
+    """The records of a text; None where it is refused with a number of a line of it."""
+    stream = io.BytesIO(content.encode())
+    try:
+        return list(read_records(stream, input_format))
+    except ValueError as error:
+        number = int(re.match(r"Line (\d+)", str(error))[1])
+        assert 1 <= number <= content.count("\n") + 1
+        return None
+
+
+def stream_lines(content: str) -> list[str]:
+    lines = content.removeprefix("\ufeff").split("\n")
+    return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
+
+
+@given(content=hostile_text)
+def test_no_line_of_text_is_lost(content):
+    found = records_of(content, "text")
+    assert [record.source["text"] for record in found] == stream_lines(content)
+    assert [record.line_number for record in found] == list(range(1, len(found) + 1))
+    for record in found:
+        assert record.words == [record.source["text"][start:end] for start, end in record.offsets]
+        assert "".join(record.words) == "".join(c for c in record.source["text"] if not c.isspace())
+
+
+@given(content=hostile_text | conllu_lines)
+def test_no_line_of_columns_is_lost(content):
+    found = records_of(content, "conll")
+    if found is None:
+        assert "\r" in content or "\t" in content
+        return
+    assert [line for record in found for line in record.lines] == [
+        line for line in stream_lines(content) if line.strip(" \t")
+    ]
+    for record in found:
+        assert stream_lines(content)[record.line_number - 1] == record.lines[0]
+        for word, line in zip(record.words, record.lines, strict=True):
+            assert word and line.lstrip(" \t").startswith(word)
+
+
+@given(content=hostile_text | conllu_lines)
+def test_no_word_of_conllu_is_lost(content):
+    found = records_of(content, "conllu")
+    if found is None:
+        return
+    rows = [line.split("\t") for line in stream_lines(content)]
+    assert [word for record in found for word in record.words] == [
+        row[1].strip(" \t") for row in rows if row[0].strip(" ").isdecimal()
+    ]
+
+
+@given(
+    rows=st.lists(
+        st.fixed_dictionaries({"text": hostile_text | st.text(st.characters(), max_size=5)})
+        | st.fixed_dictionaries({"tokens": st.lists(hostile_text, max_size=3)})
+        | json_values,
+        max_size=4,
+    ),
+    ascii_only=st.booleans(),
+)
+def test_no_object_of_json_lines_is_lost(rows, ascii_only):
+    # Half a character can be written as an escape alone.
+    content = "\n".join(json.dumps(row, ensure_ascii=ascii_only or has_half_a_character(row)) for row in rows)
+    found = records_of(content, "jsonl")
+    if found is not None:
+        assert [json.dumps(record.source) for record in found] == [json.dumps(row) for row in rows]
+    else:
+        keys = [row.keys() if isinstance(row, dict) else None for row in rows]
+        assert any(map(has_half_a_character, rows)) or any(key not in ({"text"}, {"tokens"}) for key in keys)
+
+
+def has_half_a_character(row: object) -> bool:
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+@given(content=hostile_text)
+def test_text_that_is_no_json(content):
+    found = records_of(content, "jsonl")
+    assert found in (None, [])
 
 
 # Text

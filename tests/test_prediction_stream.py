@@ -14,7 +14,7 @@ from tiny import VOCABULARY, tiny_config, tiny_tokenizer
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from alad_hf.data.columns import parse_conll
+from alad_hf.data.columns import parse_conll, parse_conllu
 from alad_hf.prediction_records import input_format_of, read_questions, read_records
 from alad_hf.prediction_stream import answer_stream, tag_stream
 from alad_hf.question_answering import QuestionAnswerer
@@ -139,10 +139,54 @@ def test_memory_does_not_grow_with_the_stream() -> None:
     assert peak(1500) < 1.3 * peak(300)  # the others are two megabytes
 
 
+def of_conllu(identifier: str, form: str) -> str:
+    return "\t".join([identifier, form, "lemma", "X", "_", "_", "0", "root", "_", "_"]) + "\n"
+
+
+CONLLU = "".join(
+    [
+        "# sent_id = 1\n# text = ab #\n",
+        *(of_conllu(*row) for row in (("1-2", "ab"), ("1", "a"), ("2", "b"), ("2.1", "c"), ("3", "#"))),
+        "\n# newdoc\n\n\n",
+        *(of_conllu(*row) for row in (("0.1", "a"), ("1", "new york"), ("2", "a"))),
+    ]
+)
+
+
+def test_conllu_is_tagged_word_by_word(tmp_path: Path) -> None:
+    assert tagged(CONLLU, input_format="conllu", output_format="conll") == (
+        "a\tB-PER\nb\tI-PER\n#\tO\n\nnew york\tO\na\tB-PER\n\n"
+    )
+    rows = [json.loads(line) for line in tagged(CONLLU, input_format="conllu").splitlines()]
+    assert rows == [
+        {"tokens": ["a", "b", "#"], "tags": ["B-PER", "I-PER", "O"]},
+        {"tokens": ["new york", "a"], "tags": ["O", "B-PER"]},
+    ]
+    windows = "\ufeff" + CONLLU.replace("\n", "\r\n")
+    assert tagged(windows, input_format="conllu") == tagged(CONLLU, input_format="conllu")
+    (tmp_path / "corpus.conllu").write_text(CONLLU)
+    assert [sentence.tokens for sentence in parse_conllu(tmp_path / "corpus.conllu")] == [
+        row["tokens"] for row in rows
+    ]
+
+
+def test_ids_of_conllu_are_not_taken_for_words() -> None:
+    target = io.StringIO()
+    message = r"Line 3: '1-2\\tab\\t.* is CoNLL-U.* pass input_format='conllu' \(--input-format conllu\)"
+    with pytest.raises(ValueError, match=message):
+        tag_stream(Letters(), tiny_tokenizer(), io.BytesIO(CONLLU.encode()), target, input_format="conll")
+    assert target.getvalue() == ""
+    numbers = "a" + 9 * "\tX" + "\n1" + 9 * "\tX" + "\n"  # ten columns, and a number is a word
+    lines = tagged(numbers, input_format="conll", output_format="conll").splitlines()
+    assert [line.split("\t")[0] for line in lines] == ["a", "1", ""]
+
+
 CUT_INPUTS = {
     ("text", "jsonl"): TEXT,
     ("text", "conll"): TEXT,
     ("conll", "conll"): "a X\nb\tX\n\nc\n\n\na\nb\n",
+    ("conllu", "conll"): CONLLU,
+    ("conllu", "jsonl"): CONLLU,
     ("jsonl", "jsonl"): '{"tokens": ["a", "b"], "id": 1}\n{"tokens": []}\n{"text": "a 🙂\\n", "id": 2}\n',
 }
 
@@ -200,13 +244,36 @@ def test_an_output_of_something_else_is_left_alone(tmp_path: Path) -> None:
     [
         (b"a\n\xff\n", {}, "Line 2: byte 0xff is not valid UTF-8"),
         (b"a\nb\n\xe2\x82", {"input_format": "document"}, "Line 3: byte 0xe2"),
-        (b'{"text": "a"}\nnot json\n', {"input_format": "jsonl"}, "Line 2 is 'not json', no JSON; expected"),
-        (b"[1]\n", {"input_format": "jsonl"}, "Line 1 is a JSON list, expected"),
+        (
+            b'{"text": "a"}\nnot json\n',
+            {"input_format": "jsonl"},
+            r"Line 2: found invalid JSON 'not json' \(.* 1\), expected",
+        ),
+        (b'{"text": "a"}\n' + b"[" * 100_000, {"input_format": "jsonl"}, "Line 2: .* nested too deeply .*, expected"),
+        (b'\n{"text": ' + b"[" * 100_000, {"input_format": "jsonl"}, "Line 2: .* nested too deeply .*, expected"),
+        (b"[\n{}\n]", {"input_format": "jsonl"}, "Line 1: .* without an outer list"),
+        (b"[1]\n", {"input_format": "jsonl"}, "Line 1: found a JSON list, expected"),
         (b'{"txt": "a"}\n', {"input_format": "jsonl"}, r"Line 1 has the keys \['txt'\], expected"),
         (b'{"tokens": ["a", 1]}\n', {"input_format": "jsonl"}, r"Line 1 has the keys \['tokens'\], expected"),
         (b'{"text": "a", "tokens": ["a"]}\n', {"input_format": "jsonl"}, r"Line 1 has the keys"),
         (b'{"text": "\\ud83d"}\n', {"input_format": "jsonl"}, "Line 1: .* is half of a surrogate pair"),
-        (b'{"tokens": ["a\\tb"]}\n', {"input_format": "jsonl", "output_format": "conll"}, "cannot stand in a column"),
+        (
+            b'\n{"tokens": ["a\\tb"]}\n',
+            {"input_format": "jsonl", "output_format": "conll"},
+            r"Line 2: the word 'a\\tb' cannot stand in a column",
+        ),
+        (b"a X\rb X\r", {"input_format": "conll"}, "Line 1: found a carriage return inside"),
+        (b"# x\n1\ta\n", {"input_format": "conllu"}, "Line 2: found 2 columns, expected 10 separated by tabs; the li"),
+        (
+            (of_conllu("1", "a") + of_conllu("1", "b")).encode(),
+            {"input_format": "conllu"},
+            "Line 2: found word id '1', expected 2",
+        ),
+        (
+            b"\n" + of_conllu("1", " ").encode(),
+            {"input_format": "conllu"},
+            "Line 2: found an empty word in column FORM",
+        ),
         (b"", {"input_format": "xml"}, "input_format must be one of .* got 'xml'"),
         (b"", {"output_format": "xml"}, "output_format must be one of .* got 'xml'"),
     ],
@@ -221,9 +288,10 @@ def test_emoji_written_as_a_surrogate_pair_are_fine() -> None:
 
 
 def test_formats_by_suffix() -> None:
-    assert [input_format_of(suffix) for suffix in ("", ".TXT", ".jsonl", ".bio")] == ["text", "text", "jsonl", "conll"]
-    with pytest.raises(ValueError, match=r"suffix '.conllu' does not say .* pass input_format"):
-        input_format_of(".conllu")
+    suffixes = {"": "text", ".TXT": "text", ".jsonl": "jsonl", ".bio": "conll", ".conllu": "conllu"}
+    assert {suffix: input_format_of(suffix) for suffix in suffixes} == suffixes
+    with pytest.raises(ValueError, match=r"suffix '.xml' does not say .* '.conllu', .* pass --input-format, one of"):
+        input_format_of(".xml")
 
 
 def test_questions_are_answered_in_batches_as_one_by_one(tmp_path: Path) -> None:
@@ -242,6 +310,66 @@ def test_questions_are_answered_in_batches_as_one_by_one(tmp_path: Path) -> None
     path.write_bytes(whole[: len(whole) // 2])
     assert answer_stream(answerer, io.BytesIO(content), path, resume=True) == 3
     assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (
+            {"question": "who visited " * 30, "context": "Smith"},
+            r"Line 7: The question of example 'who visited .*' takes 120 tokens .*, which leaves none for the context",
+        ),
+        ({"question": "who", "context": "\u200b"}, r"Line 7: The context of example 'who' holds no character"),
+    ],
+)
+def test_answers_before_a_question_without_one_are_written(bad: dict, message: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    answerer = QuestionAnswerer(AutoModelForQuestionAnswering.from_config(tiny_config()), tiny_tokenizer())
+    rows = [{"id": n, "question": "who visited", "context": f"Smith visited {'abcdefgh'[n]}"} for n in range(8)]
+    lines = [json.dumps(row) for row in rows]
+    whole, path = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    options = {"batch_size": 4, "max_length": 40, "overlap": 4}
+    answer_stream(answerer, io.BytesIO("\n".join(lines).encode()), whole, **options)
+    lines.insert(2, "")  # a blank line, which counts
+    lines.insert(6, json.dumps(bad))  # in the middle of the second batch
+    content = "\n".join(lines).encode()
+    for resume in (False, True):
+        with pytest.raises(ValueError, match=message):
+            answer_stream(answerer, io.BytesIO(content), path, resume=resume, **options)
+        assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == [0, 1, 2, 3, 4]
+    del lines[6]
+    assert answer_stream(answerer, io.BytesIO("\n".join(lines).encode()), path, resume=True, **options) == 3
+    for one, two in zip(path.read_text().splitlines(), whole.read_text().splitlines(), strict=True):
+        one, two = json.loads(one), json.loads(two)
+        assert one["answer"].pop("score") == pytest.approx(two["answer"].pop("score"), rel=1e-4)
+        assert one == two
+
+
+def test_no_answer_takes_part_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    answerer = QuestionAnswerer(AutoModelForQuestionAnswering.from_config(tiny_config()), tiny_tokenizer())
+    forward = answerer.model.forward
+
+    def sure_of_no_answer(**inputs):
+        output = forward(**inputs)
+        output.start_logits[:, 0] += 100
+        output.end_logits[:, 0] += 100
+        return output
+
+    monkeypatch.setattr(answerer.model, "forward", sure_of_no_answer)
+    line = json.dumps({"question": "who visited", "context": "Smith visited New York"}).encode()
+
+    def answer(**options) -> str:
+        target = io.StringIO()
+        answer_stream(answerer, io.BytesIO(line), target, **options)
+        return json.loads(target.getvalue())["answer"]["answer"]
+
+    assert answer(handle_impossible_answer=True) == "" != answer()
+
+
+def test_a_batch_of_no_question_is_refused() -> None:
+    answerer = QuestionAnswerer(AutoModelForQuestionAnswering.from_config(tiny_config()), tiny_tokenizer())
+    with pytest.raises(ValueError, match="batch_size=0 must be 1 or more"):
+        answer_stream(answerer, io.BytesIO(b""), io.StringIO(), batch_size=0)
 
 
 @pytest.mark.parametrize("line", ["Who?", '{"question": "Who?"}', '{"question": " ", "context": "a"}', "[]"])

@@ -160,8 +160,12 @@ def test_wrong_arguments_are_named(new_york):
         new_york("", CONTEXT)
     with pytest.raises(ValueError, match="top_k=0 must be 1 or more"):
         new_york("a", CONTEXT, top_k=0)
-    with pytest.raises(ValueError, match="context number 0 holds no character that the tokenizer keeps"):
+    with pytest.raises(ValueError, match="context of example 'a' holds no character that the tokenizer keeps"):
         new_york("a", "\u200b", max_length=20, overlap=2)
+    with pytest.raises(ValueError, match="context of example 1 holds no character"):
+        new_york(["a", "a"], [CONTEXT, "\u200b"], max_length=20, overlap=2)
+    with pytest.raises(ValueError, match="question of example 'a a a.* takes 20 tokens"):
+        new_york("a " * 20, CONTEXT, max_length=20, overlap=2)
     with pytest.raises(ValueError, match="max_length=384 exceeds the tokenizer's model_max_length=64"):
         new_york("a", CONTEXT, max_length=384)
 
@@ -210,6 +214,26 @@ def test_no_answer_takes_part_where_the_data_have_questions_without_one():
     assert alone["exact_match"] == 100
     both = evaluate_question_answerer(model, tiny_tokenizer(), Dataset.from_list([london, none]))
     assert (both["HasAns_exact"], both["NoAns_exact"]) == (0, 100)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_no_numbers_are_refused(value):
+    model = Pointing({"york": value}, {"york": 1.0})
+    message = "logits contain NaN or infinity: the model has diverged"
+    with pytest.raises(ValueError, match=message):
+        QuestionAnswerer(model, tiny_tokenizer())(["a", "a"], ["a b c", CONTEXT])
+    answers = {"text": ["London"], "answer_start": [CONTEXT.index("London")]}
+    data = Dataset.from_list([{"id": "1", "question": "a", "context": CONTEXT, "answers": answers}])
+    with pytest.raises(ValueError, match=message):
+        evaluate_question_answerer(model, tiny_tokenizer(), data)
+
+
+def test_what_a_model_says_of_padding_and_what_it_rules_out_does_not_matter():
+    model = Pointing({"[PAD]": float("nan"), "new": 6.0}, {"[PAD]": float("nan"), "york": 5.0})
+    for name in ("[CLS]", "[SEP]", "visited"):
+        model.tables.data[:, VOCABULARY[name]] = -float("inf")
+    answers = QuestionAnswerer(model, tiny_tokenizer())(["a", "a"], ["a b c", CONTEXT])
+    assert answers[1]["answer"] == "New York" and 0 < answers[0]["score"] < 1
 
 
 def test_a_model_without_spans_is_refused():

@@ -25,8 +25,9 @@ def predict(
     input_format: Annotated[
         InputFormat | None,
         typer.Option(
-            help="text: a text a line; document: one text; conll: a word a line; jsonl: objects with text, tokens, or "
-            "question and context. By the file's suffix if omitted, and of standard input text (jsonl for questions)."
+            help="text: a text a line; document: one text; conll: a word a line; conllu: CoNLL-U; jsonl: objects with "
+            "text, tokens, or question and context. By the file's suffix if omitted, and of standard input text "
+            "(jsonl for questions)."
         ),
     ] = None,
     output: Annotated[Path | None, typer.Option(help="File to write; standard output if omitted.")] = None,
@@ -36,6 +37,13 @@ def predict(
     ] = "jsonl",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on behind the last complete prediction in the output file.")
+    ] = False,
+    handle_impossible_answer: Annotated[
+        bool,
+        typer.Option(
+            "--handle-impossible-answer",
+            help='Let a question answerer give no answer, "", where that scores best. For models of SQuAD 2.0.',
+        ),
     ] = False,
     batch_size: BatchSize = 32,
     max_length: Annotated[
@@ -62,6 +70,8 @@ def predict(
         raise ValueError(
             "Questions are read and answered as JSON lines: leave out --input-format and --output-format."
         )
+    if kind == "tagger" and handle_impossible_answer:
+        raise ValueError("--handle-impossible-answer is for question answerers, and this is a tagger: leave it out.")
     shared: dict[str, Any] = {
         "target": sys.stdout if output is None else output,
         "resume": resume,
@@ -71,7 +81,8 @@ def predict(
     }
     with file.open("rb") if file is not None else nullcontext(sys.stdin.buffer) as source:
         if kind == "answerer":
-            count = answer_stream(QuestionAnswerer(loaded, tokenizer), source, **shared)
+            answerer = QuestionAnswerer(loaded, tokenizer)
+            count = answer_stream(answerer, source, handle_impossible_answer=handle_impossible_answer, **shared)
         else:
             count = tag_stream(
                 loaded,

@@ -19,6 +19,10 @@ _EXPECTED_RECORD = (
     'expected {"tokens": ["Ann", ...], "tags": ["B-PER", ...]} or '
     '{"text": "Ann ...", "spans": [{"start": 0, "end": 3, "label": "PER"}]}'
 )
+# Categories of characters that most tokenizers drop: as words of their own they would be tagged unseen.
+_SHAPELESS = ("Mn", "Me", "Cf")
+_ZERO_WIDTH_JOINER = "\u200d"
+_SKIN_TONES = frozenset(map(chr, range(0x1F3FB, 0x1F400)))
 
 
 class CharacterSpan(NamedTuple):
@@ -73,7 +77,7 @@ def parse_json_lines(path: str | Path) -> list[TaggedSentence]:
             continue
         place = f"{path}, line {line_number}"
         try:
-            tokens, tags = _parse_record(_load_object(line))
+            tokens, tags = _parse_record(load_object(line, _EXPECTED_RECORD))
             check_characters("".join((*tokens, *tags)))
         except ValueError as error:
             raise ValueError(f"{place}: {error}.") from error
@@ -88,11 +92,40 @@ def parse_json_lines(path: str | Path) -> list[TaggedSentence]:
     return sentences
 
 
+def load_object(line: str, expected: str) -> dict[str, Any]:
+    """Read a line that holds one JSON object.
+
+    Args:
+        line: The line.
+        expected: What the error says of the objects that are read, such as `expected {"text": ...}`.
+
+    Returns:
+        The object.
+
+    Raises:
+        ValueError: The line holds something else; the message does not say where it stands.
+    """
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        hint = "; put one object on each line, without an outer list" if line.lstrip()[:1] == "[" else ""
+        raise ValueError(
+            f"found invalid JSON {line[:60]!r} ({error.msg} at column {error.colno}), {expected}{hint}"
+        ) from None
+    except RecursionError:
+        raise ValueError(f"found JSON that is nested too deeply to be read, {expected}") from None
+    if not isinstance(record, dict):
+        raise ValueError(f"found a JSON {type(record).__name__}, {expected}")
+    return record
+
+
 def split_words(text: str, borders: set[int] | None = None) -> list[tuple[int, int]]:
     """Split a text into words at white space and around punctuation, and at given offsets.
 
     Each punctuation mark or symbol (Unicode categories P and S) is a word of its own. It is split off everywhere, and
-    not only next to an entity, lest the split itself betray where the entities are.
+    not only next to an entity, lest the split itself betray where the entities are. What has no shape of its own
+    belongs to the character before it: combining marks, variation selectors and format characters (categories Mn, Me
+    and Cf) and skin tones. Emoji that a zero-width joiner makes one are one word.
 
     Args:
         text: Any text.
@@ -107,17 +140,23 @@ def split_words(text: str, borders: set[int] | None = None) -> list[tuple[int, i
     """
     borders = borders or set()
     words: list[tuple[int, int]] = []
-    may_continue = False
+    in_mark = False  # whether the last word began with punctuation or a symbol
     for offset, character in enumerate(text):
         if character.isspace():
-            may_continue = False
             continue
-        is_mark = unicodedata.category(character)[0] in "PS"
-        if may_continue and not is_mark and offset not in borders:
+        category = unicodedata.category(character)
+        is_mark = category[0] in "PS"
+        if category in _SHAPELESS:
+            joins = True
+        elif in_mark:
+            joins = character in _SKIN_TONES or (category[0] == "S" and text[offset - 1] == _ZERO_WIDTH_JOINER)
+        else:
+            joins = not is_mark
+        if joins and words and words[-1][1] == offset and offset not in borders:
             words[-1] = (words[-1][0], offset + 1)
         else:
             words.append((offset, offset + 1))
-        may_continue = not is_mark
+            in_mark = is_mark
     return words
 
 
@@ -151,21 +190,6 @@ def tag_spans(text: str, spans: list[CharacterSpan]) -> tuple[list[str], list[st
         for index in inside:
             tags[index] = ("B-" if index == inside[0] else "I-") + span.label
     return [text[start:end] for start, end in words], tags
-
-
-def _load_object(line: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        hint = "; put one object on each line, without an outer list" if line.lstrip()[:1] == "[" else ""
-        raise ValueError(
-            f"found invalid JSON ({error.msg} at column {error.colno}), {_EXPECTED_RECORD}{hint}"
-        ) from None
-    except RecursionError:
-        raise ValueError(f"found JSON that is nested too deeply to be read, {_EXPECTED_RECORD}") from None
-    if not isinstance(record, dict):
-        raise ValueError(f"found a JSON {type(record).__name__}, {_EXPECTED_RECORD}")
-    return record
 
 
 def _parse_record(record: dict[str, Any]) -> tuple[list[str], list[str]]:

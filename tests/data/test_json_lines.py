@@ -53,10 +53,35 @@ def test_words_do_not_depend_on_spans_at_punctuation() -> None:
     assert tag_spans(text, [CharacterSpan(3, 8, "LOC"), CharacterSpan(17, 20, "LOC")])[0] == expected
 
 
+def test_what_has_no_shape_belongs_to_the_word_before() -> None:
+    words = {
+        "❤\ufe0f": ["❤\ufe0f"],  # heart and variation selector
+        "I❤\ufe0fyou 1\ufe0f\u20e3 #\ufe0f\u20e3": ["I", "❤\ufe0f", "you", "1\ufe0f\u20e3", "#\ufe0f\u20e3"],
+        "👩\u200d👩\u200d👧🙂": ["👩\u200d👩\u200d👧", "🙂"],
+        "👩🏽\u200d⚕\ufe0f 🙂\u200d↔\ufe0f": ["👩🏽\u200d⚕\ufe0f", "🙂\u200d↔\ufe0f"],
+        "🏴\U000e0067\U000e0062\U000e007f!": ["🏴\U000e0067\U000e0062\U000e007f", "!"],
+        "(\u200bAda\u200b)\u0301\u20dd": ["(\u200b", "Ada\u200b", ")\u0301\u20dd"],
+        "co\u00adop क्\u200dष a\u200d❤": ["co\u00adop", "क्\u200dष", "a\u200d", "❤"],
+        "\u200dAda \ufe0f🙂 🏽": ["\u200dAda", "\ufe0f", "🙂", "🏽"],  # nothing stands before them
+    }
+    for text, expected in words.items():
+        offsets = split_words(text)
+        assert [text[start:end] for start, end in offsets] == expected
+        position = 0
+        for (start, end), word in zip(offsets, expected, strict=True):
+            assert (start, end) == (text.index(word, position), text.index(word, position) + len(word))
+            position = end
+    text = "🙂\u200d❤\ufe0f"
+    assert tag_spans(text, [CharacterSpan(0, 1, "X"), CharacterSpan(3, 4, "Y")]) == (
+        ["🙂", "\u200d", "❤", "\ufe0f"],
+        ["B-X", "O", "O", "B-Y"],
+    )
+
+
 def test_spans_always_become_entities_of_the_same_characters() -> None:
     generator = random.Random(0)
     for _ in range(500):
-        text = "".join(generator.choice("ab é.,'-\u3000😀") for _ in range(generator.randint(1, 20)))
+        text = "".join(generator.choice("ab é.,'-\u3000😀\u200d\ufe0f\u0301") for _ in range(generator.randint(1, 20)))
         borders = sorted(generator.sample(range(len(text) + 1), k=min(len(text) + 1, generator.randint(0, 6))))
         spans = [
             CharacterSpan(start, end, generator.choice(["X", "Y"]))
