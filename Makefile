@@ -1,4 +1,6 @@
 # Each verb sets up what it needs, so that a machine with Python (>= 3.10) and pip is enough. `make help` lists them.
+# Only test-lowest wants 3.11 or 3.12: its script reads TOML with the standard library, and the lowest numpy and pyarrow
+# have no wheels for newer ones.
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
@@ -21,10 +23,10 @@ help: ## list the verbs
 quickstart: $(VENV)/.installed ## align a small student with its teacher on the built-in corpus, on a CPU
 	$(VENV)/bin/alad-hf quickstart
 
-test: $(VENV)/.installed-dev ## run the fast tests; others by PYTEST_ARGS='-m slow' (or pretrained, hub)
+test: $(VENV)/.installed-dev ## run the fast tests; others by PYTEST_ARGS='-m slow' (or pretrained)
 	$(VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
-test-lowest: $(LOWEST_VENV)/.installed ## run the fast tests with the lowest versions that pyproject.toml declares
+test-lowest: $(LOWEST_VENV)/.installed ## run the fast tests with the lowest versions that pyproject.toml declares (Python 3.11 or 3.12)
 	$(LOWEST_VENV)/bin/python -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev ## check style, formatting and types

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from tiny import tiny_config, tiny_teacher, tiny_tokenizer
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel
 
@@ -213,7 +216,9 @@ def test_nonsense_gets_a_message(folder: Path) -> None:
     assert "answer, score" in read("Ada wrote it.", "who?")
 
 
-def test_a_space_stands_alone(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if pip had installed this package, with gradio."""
     pytest.importorskip("gradio", reason='the extra "demo" is not installed')
     declared = [
         "torch>=2.6",
@@ -222,6 +227,9 @@ def test_a_space_stands_alone(folder: Path, tmp_path: Path, monkeypatch: pytest.
         'x>=1; python_version < "3"',
     ]
     monkeypatch.setattr(metadata, "requires", lambda name: declared if name == "alad_hf" else None)
+
+
+def test_a_space_stands_alone(folder: Path, tmp_path: Path, installed: None) -> None:
     one, two = str(folder / "one" / "alad"), str(folder / "two" / "alad")
     space = write_space(tmp_path / "space", [one, "org/other"], teacher=two, trust_remote_code=True)
     assert (space / "requirements.txt").read_text().split() == ["gradio>=6.0", "torch>=2.6"]
@@ -244,13 +252,77 @@ def test_a_space_stands_alone(folder: Path, tmp_path: Path, monkeypatch: pytest.
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["Blocks", "False"]
 
-    with pytest.raises(FileExistsError, match="not empty"):
+    with pytest.raises(FileExistsError, match=r"not empty \(.*app.py"):
         write_space(space, [one])
     with pytest.raises(ValueError, match="neither a folder here nor a Hub id"):
         write_space(tmp_path / "new", ["../x/../y"])
     with pytest.raises(ValueError, match="within the model"):
         write_space(Path(one) / "space", [one])
     assert not (tmp_path / "new").exists()
+
+
+def test_a_space_holds_of_a_model_what_would_be_published(
+    folder: Path, tmp_path: Path, installed: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = Path(shutil.copytree(folder / "one" / "alad", tmp_path / "model"))
+    kept = {path.name for path in model.iterdir()}
+    for name in ("training_args.bin", "notes.txt", "people.conll", "helper.py"):
+        (model / name).write_text("private")
+    (model / "checkpoint-5").mkdir()
+    exported = tmp_path / "exported"
+    shutil.copytree(folder / "one" / "alad", exported, ignore=shutil.ignore_patterns("*.safetensors"))
+    config = json.loads((exported / "config.json").read_text())
+    auto_map = {"AutoConfig": "configuration_own.Own", "AutoModel": "modeling_own.Own"}  # the latter is not exported
+    (exported / "config.json").write_text(json.dumps({**config, "auto_map": auto_map}))
+    for name in ("model.onnx", "onnx_export.json", "configuration_own.py", "calibration.npy"):
+        (exported / name).write_text("")
+
+    space = write_space(tmp_path / "space", [str(model), str(exported)])
+    assert {path.name for path in (space / "models" / "model").iterdir()} == kept
+    copied = {path.name for path in (space / "models" / "exported").iterdir()}
+    assert copied == (kept - {"model.safetensors"}) | {"model.onnx", "onnx_export.json", "configuration_own.py"}
+    assert "checkpoint-5, helper.py, notes.txt, people.conll, training_args.bin" in caplog.text
+    assert "calibration.npy" in caplog.text
+
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="lacks the weights model.safetensors"):
+        write_space(tmp_path / "new", [str(model)])
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_space_is_pushed_from_its_clone(folder: Path, tmp_path: Path, installed: None) -> None:
+    model = str(folder / "one" / "alad")
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "init", "--quiet", clone], check=True)
+    text = "\nA text of somebody, with a --- in it.\n"
+    front = "---\ntitle: Mine\nemoji: 🐨\nsdk: docker\nlicense: mit\n---\n"
+    (clone / "README.md").write_text(front + text, encoding="utf-8")
+    (clone / ".gitattributes").write_text("*.bin filter=lfs diff=lfs merge=lfs -text")
+    assert write_space(clone, [model]) == clone
+
+    _, settings, rest = (clone / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    assert rest == text
+    assert yaml.safe_load(settings) == {
+        "title": "Mine",
+        "emoji": "🐨",
+        "license": "mit",
+        "sdk": "gradio",
+        "sdk_version": metadata.version("gradio"),
+        "python_version": "3.11",
+        "app_file": "app.py",
+    }
+    large = ["a.bin", "models/alad/model.safetensors", "models/x/model.onnx", "models/x/tokenizer.json"]
+    shown = subprocess.run(
+        ["git", "check-attr", "filter", "--", *large, "app.py"], cwd=clone, capture_output=True, text=True, check=True
+    )
+    filters = [line.rpartition(": ")[2] for line in shown.stdout.splitlines()]
+    assert filters == ["lfs"] * len(large) + ["unspecified"]
+
+    (tmp_path / "used" / ".git").mkdir(parents=True)
+    (tmp_path / "used" / "data.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="data.txt"):
+        write_space(tmp_path / "used", [model])
+    assert sorted(path.name for path in (tmp_path / "used").iterdir()) == [".git", "data.txt"]
 
 
 def test_without_gradio_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

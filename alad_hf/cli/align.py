@@ -55,7 +55,8 @@ def align(
     useless = [name for name, value in of_the_other.items() if value is not None]
     useless += [name for name, value in (("train_student", train_student), ("resume", resume)) if closed and value]
     if useless:
-        raise ValueError(f"With --method {method} there is nothing that {', '.join(useless)} could do: leave it out.")
+        flags = ", ".join("--" + name.replace("_", "-") for name in useless)
+        raise ValueError(f"With --method {method} there is nothing that {flags} could do: leave it out.")
     texts = read_lines(text) or []
     student, teacher = resolve_pretrained(student), resolve_pretrained(teacher)
     set_seed(seed)

@@ -7,13 +7,16 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
+from huggingface_hub import constants
+from huggingface_hub.errors import HTTPError
 from rich.console import Console, RenderableType
 from rich.logging import RichHandler
-from rich.markup import escape
+from rich.text import Text
 from safetensors import SafetensorError
 
 from .config_file import read_config
@@ -25,10 +28,13 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_show_locals=False,
 )
-console = Console(stderr=True)
+# Paths, labels and data are shown as they are: in them [v2] is no markup, and :100: no emoji.
+_plain_console = partial(Console, markup=False, emoji=False)
+console = _plain_console(stderr=True)
 """For what is said on the way; silent with `--quiet`. Results go to standard output, errors and warnings past it."""
-_warnings = Console(stderr=True)
-_USER_ERRORS = (OSError, ValueError, TypeError, ImportError, RuntimeError, SafetensorError)
+_warnings = _plain_console(stderr=True)
+# HTTPError is that of the client which huggingface_hub uses, and no OSError where nobody answered.
+_USER_ERRORS = (OSError, ValueError, TypeError, ImportError, RuntimeError, SafetensorError, HTTPError)
 
 
 class Report(NamedTuple):
@@ -73,7 +79,7 @@ def _with_common_options(
             if as_json:
                 typer.echo(json.dumps(report.data, indent=1, ensure_ascii=False))
             else:
-                Console().print(report.shown)
+                _plain_console().print(report.shown)
 
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(function, eval_str=True).parameters.values():
@@ -147,5 +153,15 @@ def _errors_for_people(verbose: bool) -> Iterator[None]:
     except _USER_ERRORS as error:
         if verbose:
             raise
-        _warnings.print(f"[bold red]Error:[/] {escape(str(error) or type(error).__name__)}", soft_wrap=True)
+        _warnings.print(Text("Error:", style="bold red"), _message(error), soft_wrap=True)
         raise typer.Exit(1) from error
+
+
+def _message(error: Exception) -> str:
+    message = str(error) or type(error).__name__
+    if isinstance(error, HTTPError) and not isinstance(error, OSError):
+        return (
+            f"No answer from the Hugging Face Hub at {constants.ENDPOINT} ({message}). Check the network, and "
+            "HF_ENDPOINT where it is set; then call again."
+        )
+    return message

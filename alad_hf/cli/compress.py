@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import typer
+import yaml  # type: ignore[import-untyped]
 from transformers import PreTrainedModel
 
 from ..compression.grafting import PairChoice
@@ -137,17 +139,27 @@ def _parsed(listed: list[str]) -> dict[str, Any]:
     """Arguments from `name=value`, the value as YAML reads it.
 
     Raises:
-        ValueError: One of them has no name.
+        ValueError: One of them has no name, or a value is not YAML.
     """
-    import yaml  # type: ignore[import-untyped]
-
     arguments = {}
     for one in listed:
         name, sign, value = one.partition("=")
         if not sign or not name.strip().isidentifier():
             raise ValueError(f"--option takes name=value, such as rank=64, got {one!r}.")
-        arguments[name.strip()] = yaml.safe_load(value)
+        try:
+            arguments[name.strip()] = yaml.load(value, _Loader)
+        except yaml.YAMLError as error:
+            raise ValueError(f"--option {one!r}: the value is not YAML. {error}") from error
     return arguments
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads 1e-3 as a number, which is text by YAML 1.1, since it has no point."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"), list("-+.0123456789")
+)
 
 
 def _flags(names: Sequence[str]) -> str:

@@ -30,7 +30,7 @@ def demo(
     ] = False,
     write_space: Annotated[
         Path | None,
-        typer.Option(help="Serve nothing; write the page into this new folder, ready to be pushed as a Space."),
+        typer.Option(help="Serve nothing; write the page into this folder, new or the clone of a new Space."),
     ] = None,
     device: Device = "cpu",
 ) -> None:
@@ -41,7 +41,10 @@ def demo(
     models = [model, *(compare or [])]
     if write_space is not None:
         write(write_space, models, teacher=teacher, trust_remote_code=trust_remote_code)
-        console.print(f"Wrote the Space to {write_space}. Try it there with `python app.py`, and push it with git.")
+        console.print(
+            f"Wrote the Space to {write_space}. Try it there with `python app.py`; publish it with "
+            f"`hf upload NAME {write_space} --repo-type space`."
+        )
         return
     page = launch_demo(
         models,

@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Group
-from rich.markup import escape
 
 from .application import Report, console, verb
 from .options import Data, Resume, Seed, TextFiles, read_lines
@@ -42,7 +41,7 @@ def quickstart(
             epochs=epochs,
             seed=seed,
             resume=resume,
-            report=lambda line: console.print(f"[bold]{line}[/]"),
+            report=lambda line: console.print(line, style="bold"),
             callbacks=bars,
         )
     columns = ("", "F1", "params", "trained", "stored\nMB", "sentences\nper s", "gap\nrecovered")
@@ -59,9 +58,9 @@ def quickstart(
         for row in result.rows
     ]
     console.print(f"The jointly trained model and its card are in {result.model_dir} ({result.seconds:.0f} s).")
-    console.print(f'In a fresh process, pipeline("ner") reads: {escape(sentence)}')
+    console.print(f'In a fresh process, pipeline("ner") reads: {sentence}')
     tagged = tag_in_fresh_process(result.model_dir, sentence)
     return Report(
         [asdict(row) for row in result.rows],
-        Group(wide_table(columns, rows, f"{data}: test score, one seed"), escape(tagged.rstrip("\n"))),
+        Group(wide_table(columns, rows, f"{data}: test score, one seed"), tagged.rstrip("\n")),
     )

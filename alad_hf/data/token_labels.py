@@ -42,21 +42,28 @@ def longest_input(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) 
         config: The model's configuration.
         tokenizer: Its tokenizer, whose `model_max_length` counts where it is set.
     """
-    text_config = config.get_text_config()
     limits = [tokenizer.model_max_length] if tokenizer.model_max_length < 1_000_000 else []
-    positions = getattr(text_config, "max_position_embeddings", None)
-    if positions and positions > 0:  # XLNet says -1 for no limit
-        offset = 0
-        if text_config.model_type in _POSITIONS_BEHIND_PADDING:
-            # MPNet starts behind 1 whatever its configuration calls padding.
-            offset = 2 if text_config.model_type == "mpnet" else text_config.pad_token_id + 1
-        limits.append(positions - offset)
+    positions = usable_positions(config)
+    if positions is not None:
+        limits.append(positions)
     if not limits:
         raise ValueError(
-            f"Neither the {text_config.model_type} configuration nor the tokenizer says how many tokens fit into one "
-            "input. Pass max_length."
+            f"Neither the {config.get_text_config().model_type} configuration nor the tokenizer says how many tokens "
+            "fit into one input. Pass max_length."
         )
     return min(limits)
+
+
+def usable_positions(config: PreTrainedConfig) -> int | None:
+    """How many tokens have a position embedding; None without a limit."""
+    text_config = config.get_text_config()
+    positions = getattr(text_config, "max_position_embeddings", None)
+    if not positions or positions < 0:  # XLNet says -1 for no limit
+        return None
+    if text_config.model_type not in _POSITIONS_BEHIND_PADDING:
+        return positions
+    # MPNet starts behind 1 whatever its configuration calls padding.
+    return positions - (2 if text_config.model_type == "mpnet" else text_config.pad_token_id + 1)
 
 
 def encode_tagged_words(
@@ -129,12 +136,10 @@ def encode_tagged_words(
                     if word is None:
                         labels.append(IGNORED)
                         continue
-                    starts_word = (row, word) != previous
+                    tag = tags[word] if (row, word) != previous or label_subwords == "all" else IGNORED
+                    # A tag below 0 is none.
+                    labels.append(continuation[tag] if (row, word) == previous and tag >= 0 else tag)
                     previous = (row, word)
-                    if starts_word:
-                        labels.append(tags[word])
-                    else:
-                        labels.append(continuation[tags[word]] if label_subwords == "all" else IGNORED)
                 columns["labels"].append(labels)
         return columns
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from .matplotlib_figure import figure_class
+
 
 def draw_graft(config: PreTrainedConfig, path: str | os.PathLike) -> Path:
     """Draw the heads of each layer, coloured and named by the layer and head they were, and the shares of neurons.
@@ -29,11 +31,8 @@ def draw_graft(config: PreTrainedConfig, path: str | os.PathLike) -> Path:
             "This configuration does not say where its heads came from; graft_layers and prune_width record that in "
             "config.compression. Of an AlAd model, pass model.config.text_config."
         )
-    try:
-        from matplotlib import colormaps
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Pictures need matplotlib: pip install 'alad_hf[plots]'.") from error
+    new_figure = figure_class()
+    from matplotlib import colormaps
 
     depth = 1 + max(max(group) for group in record["layer_map"])
     palette = colormaps["viridis"]
@@ -43,7 +42,7 @@ def draw_graft(config: PreTrainedConfig, path: str | os.PathLike) -> Path:
 
     most = max(len(heads) for heads in record["heads"])
     rows = len(record["heads"])
-    figure = Figure(figsize=(2 + 0.5 * most + 3, 1.2 + 0.5 * rows), layout="constrained")
+    figure = new_figure(figsize=(2 + 0.5 * most + 3, 1.2 + 0.5 * rows), layout="constrained")
     heads_axes, neurons_axes = figure.subplots(1, 2, sharey=True, width_ratios=[0.5 * most, 3])
     for row, heads in enumerate(record["heads"]):
         for place, (layer, head) in enumerate(heads):

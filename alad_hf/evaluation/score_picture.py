@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from .matplotlib_figure import figure_class
+
 COLOURS = ("#1b9e77", "#d95f02", "#7570b3", "#e7298a", "#66a61e", "#a6761d")
 MARKERS = "osD^vP"
 
@@ -36,12 +38,7 @@ def draw_scores(
     """
     if not models:
         raise ValueError("There is no model to draw: pass a latency and a score for each name.")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("Pictures need matplotlib: pip install 'alad_hf[plots]'.") from error
-
-    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    figure = figure_class()(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()
     for place, (name, (latency, value)) in enumerate(models.items()):
         colour, marker = COLOURS[place % len(COLOURS)], MARKERS[place % len(MARKERS)]

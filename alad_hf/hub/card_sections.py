@@ -48,23 +48,28 @@ def overview(config: PreTrainedConfig, task: str, labels: Sequence[str], languag
 
 
 def _compression(config: PreTrainedConfig) -> list[list[str]]:
-    """How the student's layers were made, where its configuration says so (`config.compression`)."""
+    """How the student was made smaller, where its configuration says so (`config.compression`)."""
     record = getattr(config, "compression", None) or {}
-    if "layer_map" not in record:
-        return []
-    groups = record.get("stands_for", record["layer_map"])
-    layers = ", ".join(f"{group[0]}-{group[-1]}" if len(group) > 1 else str(group[0]) for group in groups)
-    rows = [["student made by", f"{record['method']}; its layers stand for the original's {layers}, counted from 0"]]
-    if record["method"] == "grafting":
+    rows = []
+    if "layer_map" in record:
+        groups = record.get("stands_for", record["layer_map"])
+        layers = ", ".join(f"{group[0]} to {group[-1]}" if len(group) > 1 else str(group[0]) for group in groups)
+        rows.append(["student's layers", f"by {record['method']} of the original's layers {layers}; the first is 0"])
+    if record.get("method") == "grafting":
         counts = [
-            " + ".join(f"{sum(layer == one for layer, _ in heads)} of {one}" for one in group)
+            " + ".join(f"{sum(layer == one for layer, _ in heads)} of layer {one}" for one in group)
             for group, heads in zip(record["layer_map"], record["heads"], strict=True)
             if len(group) > 1
         ]
         rows.append(["heads of merged layers", "; ".join(counts)])
     if record.get("importance"):
-        shares = record["importance"]["heads"]
-        rows.append(["importance of the original's heads", ", ".join(f"{share:.2g}" for share in shares)])
+        shares = enumerate(record["importance"]["heads"])
+        listed = ", ".join(f"layer {layer}: {share:.2g}" for layer, share in shares)
+        rows.append(["importance of the original's heads, added up", listed])
+    if "embedding" in record:
+        made = record["embedding"]
+        size = f"{made['bytes'] / 1e6:.2f} MB, {made['ratio']:.1f} times smaller than in float32"
+        rows.append(["student's token embeddings", f"by {made['method']}: {size}"])
     return rows
 
 

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from transformers import PreTrainedConfig
 
+from ..data.token_labels import usable_positions
 from ..models.modeling_alad import AlAdPreTrainedModel
 from .card_sections import hyper_parameters, method, overview, sizes
 from .markdown_tables import code, comparison_table, fenced, header, number, plain
@@ -76,10 +77,12 @@ def write_model_card(
     training: Mapping[str, object] | None = None,
     baseline: Mapping[str, Mapping[str, object]] | None = None,
     sentences_per_second: float | None = None,
+    conditions: str = "",
+    about_data: str = "",
     commands: Sequence[str] = (),
     figure: str | None = None,
-    language: str | list[str] | None = "en",
-    license: str | None = "apache-2.0",
+    language: str | list[str] | None = None,
+    license: str | None = None,
     repo_id: str | None = None,
     example: Mapping[str, str] | None = None,
 ) -> Path:
@@ -99,6 +102,8 @@ def write_model_card(
         baseline: Rows to compare, such as the teacher, the plain student and this model. Values by column; those of
             an `EfficiencyReport` and `gap_recovered`, a fraction, are known by name.
         sentences_per_second: Throughput of this model.
+        conditions: How the rows of `baseline` were measured, in words.
+        about_data: Where the labelled data are from and under which licence, in words.
         commands: Lines of the command line that make the model again. They are shown as they are: see to it that no
             path in them says what it should not.
         figure: Picture in the folder, such as `draw_scores` draws, shown below the rows of `baseline`.
@@ -145,6 +150,9 @@ def write_model_card(
         "remote_snippet": remote_snippet,
         **method(config),
         "dataset": plain(dataset),
+        "about_data": plain(about_data),
+        "conditions": plain(conditions),
+        "longest_input": usable_positions(config.text_config),
         "hyper_parameters": hyper_parameters(training or {}),
         "commands": fenced(commands, "bash"),
         "split": code(split),

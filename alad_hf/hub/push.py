@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,17 @@ def push_checkpoint(
     )
 
 
-def _files_to_publish(folder: Path) -> list[str]:
-    """The names of a checkpoint's files; raises ValueError if a part is missing."""
+def files_of_model(folder: Path, runtime_files: Sequence[str] = ()) -> list[str]:
+    """The names of the files that a model and its tokenizer consist of: of their folder, all that is to be published.
+
+    Args:
+        folder: The folder.
+        runtime_files: What another runtime than torch reads in place of the safetensors and the modelling code.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: It lacks a part; the message names the part.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(f"There is no folder {str(folder)!r}. Name one that a recipe wrote.")
     files = sorted(path.name for path in folder.iterdir() if path.is_file())
@@ -114,11 +123,23 @@ def _files_to_publish(folder: Path) -> list[str]:
     for part, is_there, remedy in (
         ("config.json", "config.json" in names, "model.save_pretrained(folder)"),
         ("a tokenizer", any(name.startswith("tokenizer") for name in names), "tokenizer.save_pretrained(folder)"),
-        ("a model card", CARD_FILE in names, "alad_hf.hub.write_model_card(model, folder, ...)"),
     ):
         if not is_there:
             raise ValueError(f"{str(folder)!r} lacks {part}, without which nobody could use the model. Call {remedy}.")
+    if runtime_files:
+        return [*names, *runtime_files, *_code(folder, ["AutoConfig"])]
     return [*names, *_weights(folder), *_code(folder)]
+
+
+def _files_to_publish(folder: Path) -> list[str]:
+    names = files_of_model(folder)
+    if CARD_FILE not in names:
+        raise ValueError(
+            f"{str(folder)!r} lacks a model card, {CARD_FILE}, without which nobody would know what the model is. For "
+            "an AlAd model call alad_hf.hub.write_model_card(model, folder, ...) or `alad-hf card`; for any other, "
+            "write the file by hand."
+        )
+    return names
 
 
 def _weights(folder: Path) -> list[str]:
@@ -136,11 +157,11 @@ def _weights(folder: Path) -> list[str]:
     return [*names, *([INDEX_FILE] if index.is_file() else [])]
 
 
-def _code(folder: Path) -> list[str]:
-    """The modelling code that config.json names, with the files that it imports from its own folder."""
+def _code(folder: Path, classes: Sequence[str] | None = None) -> list[str]:
+    """The code that config.json names for all or some Auto classes, with the files that it imports from its folder."""
     auto_map = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("auto_map", {})
     names: set[str] = set()
-    for reference in auto_map.values():
+    for reference in (auto_map[name] for name in auto_map if classes is None or name in classes):
         module = folder / f"{reference.split('.')[0]}.py"
         if "--" in reference:  # code of another repository
             continue
@@ -174,4 +195,4 @@ def _rename_in_snippets(body: str, repo_id: str) -> Iterator[str]:
         yield _NAME_IN_SNIPPET.sub(lambda match: f'{match[1]}"{repo_id}"', part) if is_code else part
 
 
-__all__ = ["push_checkpoint"]
+__all__ = ["files_of_model", "push_checkpoint"]

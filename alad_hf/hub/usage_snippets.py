@@ -20,16 +20,17 @@ import alad_hf
 from transformers import pipeline
 
 text = {text}
-tagger = pipeline("token-classification", model={name}, aggregation_strategy="first")
+tagger = pipeline("token-classification", model={name}, aggregation_strategy="first", stride=32)
 for entity in tagger(text):
     print(entity["entity_group"], round(float(entity["score"]), 2), text[entity["start"] : entity["end"]])""",
     "pos": """\
-import alad_hf
-from transformers import pipeline
+from alad_hf.tagging import tag_text
+from transformers import AutoModelForTokenClassification, AutoTokenizer
 
-tagger = pipeline("token-classification", model={name}, ignore_labels=[])
-for token in tagger({text}):  # a word's tag is that of its first token
-    print(token["word"], token["entity"])""",
+model = AutoModelForTokenClassification.from_pretrained({name})
+tokenizer = AutoTokenizer.from_pretrained({name})
+for word in next(tag_text(model, tokenizer, [{text}])):
+    print(word["text"], word["label"])""",
     "question-answering": """\
 from alad_hf.question_answering import QuestionAnswerer
 
@@ -37,12 +38,20 @@ answerer = QuestionAnswerer.from_pretrained({name})
 print(answerer(question={question}, context={context}))""",
 }
 
-_TAGGER_ALONE = """\
+_ALONE = {
+    "ner": """\
 from transformers import pipeline
 
-tagger = pipeline("token-classification", model={name}, trust_remote_code=True)
-print(tagger({text}))"""
-_ANSWERER_ALONE = """\
+tagger = pipeline(
+    "token-classification", model={name}, aggregation_strategy="first", stride=32, trust_remote_code=True
+)
+print(tagger({text}))""",
+    "pos": """\
+from transformers import pipeline
+
+tagger = pipeline("token-classification", model={name}, trust_remote_code=True)  # drops what does not fit one input
+print(tagger({text}))""",
+    "question-answering": """\
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained({name}, trust_remote_code=True)
@@ -51,7 +60,8 @@ inputs = tokenizer({question}, {context}, return_tensors="pt")
 outputs = model(**inputs)
 start = int(outputs.start_logits[0].argmax())
 end = start + int(outputs.end_logits[0, start:].argmax())
-print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))"""
+print(tokenizer.decode(inputs["input_ids"][0, start : end + 1]))""",
+}
 
 
 def usage_snippets(task: str, name: str, example: Mapping[str, str] | None = None) -> tuple[str, str, dict[str, str]]:
@@ -74,8 +84,7 @@ def usage_snippets(task: str, name: str, example: Mapping[str, str] | None = Non
         raise ValueError(f"example must give {sorted(wanted)} as texts for task={task!r}, got {example!r}.")
     # A JSON string is a Python string as well, in double quotes.
     literals = {key: json.dumps(text, ensure_ascii=False) for key, text in {**example, "name": name}.items()}
-    alone = _ANSWERER_ALONE if task == "question-answering" else _TAGGER_ALONE
-    return _WITH_PACKAGE[task].format(**literals), alone.format(**literals), example
+    return _WITH_PACKAGE[task].format(**literals), _ALONE[task].format(**literals), example
 
 
 __all__ = ["usage_snippets"]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -70,6 +72,32 @@ def test_killed_and_resumed_nothing_is_lost_or_repeated(folder: Path, tmp_path: 
     whole = output.read_bytes()
     run(*arguments, "--resume", stdin="".join(lines))
     assert output.read_bytes() == whole
+
+
+def test_a_hub_that_nobody_reaches_is_an_error_of_the_user(folder: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(folder / "tagger", tmp_path / "tagger")
+    (model / "README.md").write_text("# A card\n")
+    inherited = {name: value for name, value in ENVIRONMENT.items() if not name.startswith("HF_")}
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # taken, and nobody listens there
+        endpoint = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        done = subprocess.run(
+            [*COMMAND, "push", str(model), "me/mine"],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={
+                **inherited,
+                "HF_ENDPOINT": endpoint,
+                "HF_TOKEN": "hf_me",
+                "HF_HOME": str(tmp_path),
+                "NO_PROXY": "127.0.0.1",
+                "no_proxy": "127.0.0.1",
+            },
+        )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr and done.stdout == ""
+    assert own_lines(done.stderr)[-1].startswith(f"Error: No answer from the Hugging Face Hub at {endpoint} (")
 
 
 @pytest.mark.slow

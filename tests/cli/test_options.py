@@ -9,10 +9,13 @@ from typing import Annotated, Literal, get_args
 
 import pytest
 import typer
+from rich.console import Group
 from typer.testing import CliRunner
 
 from alad_hf.cli import application, options
+from alad_hf.cli.compress import _parsed
 from alad_hf.cli.options import FieldsOf, field_options, read_lines
+from alad_hf.cli.tables import facts_table, score_table, wide_table
 from alad_hf.models.configuration_alad import AlAdConfig
 from alad_hf.recipes import Budget
 
@@ -114,6 +117,34 @@ def test_flags_win_over_the_file(verbs: typer.Typer, tmp_path: Path) -> None:
     assert found["sizes"] == {"width": 9, "kind": "b", "layers": [5]}
 
 
+@pytest.mark.parametrize("written", ["1e-3", "1.0e-3", "0.001", "+.1E-2"])
+def test_numbers_with_an_exponent(verbs: typer.Typer, tmp_path: Path, written: str) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(f"name: 1e5\nratio: {written}\n")
+    found = given(verbs, "--config", path)
+    assert (found["name"], found["sizes"]) == ("1e5", {"ratio": 0.001})  # text stays as it is
+    assert _parsed([f"learning_rate={written}", f"stages=[{written}, 2]"]) == {
+        "learning_rate": 0.001,
+        "stages": [0.001, 2],
+    }
+
+
+def test_options_of_the_python_call() -> None:
+    listed = ["rank=64", "ratio=2.5", "start=mean", "dtype=1e-3f", "adapter=no", "revision=e10", "range=1-2", "x=-5e3"]
+    assert _parsed(listed) == {
+        "rank": 64,
+        "ratio": 2.5,
+        "start": "mean",
+        "dtype": "1e-3f",
+        "adapter": False,
+        "revision": "e10",
+        "range": "1-2",
+        "x": -5000.0,
+    }
+    with pytest.raises(ValueError, match=r"--option 'stages=\[1': the value is not YAML"):
+        _parsed(["stages=[1"])
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -152,6 +183,43 @@ def test_exit_codes(verbs: typer.Typer) -> None:
     assert failed("value", "--verbose", "--quiet")[0] == 2
     assert CliRunner().invoke(verbs, ["show"]).exit_code == 2
     assert CliRunner().invoke(verbs, ["fail", "value", "--json"]).exit_code == 2  # it has nothing to report
+
+
+LOOKS_LIKE_MARKUP = ("runs/[v2]", "[/x]", "[bold]B-PER[/bold]", "a.txt:100: b", "back\\[slash]")
+
+
+@pytest.mark.parametrize("text", LOOKS_LIKE_MARKUP)
+def test_paths_and_labels_are_shown_as_they_are(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    app = typer.Typer()
+    monkeypatch.setattr(application, "app", app)
+
+    @app.callback()  # without it, a single verb is called without its name
+    def main() -> None:
+        pass
+
+    @application.verb()
+    def show(table: str) -> application.Report:
+        """Show a text in a table."""
+        application.console.print(f"Saved in {text}.")
+        tables = {
+            "score": score_table({text: 0.5}),
+            "facts": facts_table({text: 1, "output": text}),
+            "wide": wide_table(["", text], [["row", "1"], [text, "2"]], title=text),
+            "group": Group(text),
+        }
+        return application.Report({}, tables[table])
+
+    @application.verb()
+    def fail() -> application.Report:
+        """Fail."""
+        raise ValueError(f"{text} is wrong")
+
+    for table, times in {"score": 1, "facts": 2, "wide": 3, "group": 1}.items():
+        done = CliRunner().invoke(app, ["show", table])
+        assert (done.exit_code, done.stderr) == (0, f"Saved in {text}.\n")
+        assert done.stdout.count(text) == times, done.stdout
+    assert CliRunner().invoke(app, ["fail"]).stderr == f"Error: {text} is wrong\n"
 
 
 def test_lines_of_text_files(tmp_path: Path) -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import TAGS, tiny_tokenizer
-from transformers import AutoModel, AutoModelForTokenClassification, AutoTokenizer
+from transformers import AutoModel, AutoModelForQuestionAnswering, AutoModelForTokenClassification, AutoTokenizer
 
 from alad_hf import AlAdForTokenClassification, AlAdModel
 from alad_hf.compression import compress_embeddings, token_weights
 from alad_hf.data import load_token_classification
 from alad_hf.hub.model_card import record_training
+from alad_hf.question_answering import QuestionAnswerer
 from alad_hf.tagging import evaluate_tagger, tag_text
 
 TASK = ["--data", "{corpus}", "--output", "{out}"]
@@ -114,9 +115,9 @@ def test_align_by_training_and_in_closed_form(folder: Path, tmp_path: Path, run)
         list(tag_text(AlAdForTokenClassification.from_pretrained(tmp_path / "solved"), tiny_tokenizer(), ["a"]))
     )
     message = run(*common, "--output", tmp_path / "no", "--method", "closed-form", "--epochs", 1, code=1).stderr
-    assert "nothing that epochs could do" in message
+    assert "nothing that --epochs could do" in message
     assert (
-        "nothing that regularisation could do" in run(*common, "--output", "x", "--regularisation", 1, code=1).stderr
+        "nothing that --regularisation could do" in run(*common, "--output", "x", "--regularisation", 1, code=1).stderr
     )
 
 
@@ -160,7 +161,7 @@ def test_distill_a_recursive_student(folder: Path, tmp_path: Path, run) -> None:
     before, after = (AutoModel.from_pretrained(tmp_path / name).state_dict() for name in ("recursive", "out"))
     assert before.keys() == after.keys() and any(not torch.equal(before[name], after[name]) for name in before)
     AutoTokenizer.from_pretrained(tmp_path / "out")
-    assert "Pass resume=True" in run(*common, "--steps", 5, code=1).stderr
+    assert "Pass resume=True (--resume)" in run(*common, "--steps", 5, code=1).stderr
     assert json.loads(run(*common, "--steps", 5, "--resume", "--json").stdout)["steps"] == 5
 
 
@@ -242,8 +243,8 @@ def test_benchmark(folder: Path, run, models: list[str]) -> None:
 
 
 def test_export_then_predict_evaluate_and_benchmark(folder: Path, tmp_path: Path, run) -> None:
-    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'alad_hf[export]'")
-    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: pip install 'alad_hf[export]'")
+    for name in ("onnx", "onnxruntime"):
+        pytest.importorskip(name, reason=f"{name} is not installed: pip install 'alad_hf[export]'")
     out = tmp_path / "onnx"
     facts = json.loads(run("export", folder / "tagger", "--output", out, "--data", folder / "corpus", "--json").stdout)
     assert facts["scores"]["onnx"] == pytest.approx(facts["scores"]["torch"])
@@ -271,7 +272,7 @@ def test_card(folder: Path, tmp_path: Path, run) -> None:
     scores = json.loads(done.stdout)["scores"]
     assert scores == evaluate_tagger(model, tiny_tokenizer(), load_token_classification(folder / "corpus")["test"])
     assert f"{scores['accuracy']:.3f}"[:4] in card
-    assert "describes an AlAdFor" in run("card", folder / "teacher", "--data", folder / "corpus", code=1).stderr
+    assert "written for AlAd models" in run("card", folder / "teacher", "--data", folder / "corpus", code=1).stderr
 
 
 def test_card_beside_teacher_and_plain_student(folder: Path, tmp_path: Path, run) -> None:
@@ -353,7 +354,13 @@ def test_questions_from_training_to_answers(folder: Path, tmp_path: Path, run) -
     row = json.loads(run("predict", out, stdin=json.dumps(asked) + "\n").stdout)
     answer = row["answer"]
     assert asked.items() <= row.items() and context[answer["start"] : answer["end"]] == answer["answer"]
-    assert "Line 1 is 'Who?', no JSON" in run("predict", out, stdin="Who?\n", code=1).stderr
+    unsure = run("predict", out, "--handle-impossible-answer", stdin=json.dumps(asked) + "\n")
+    model, tokenizer = AutoModelForQuestionAnswering.from_pretrained(out), AutoTokenizer.from_pretrained(out)
+    expected = QuestionAnswerer(model, tokenizer)(**asked, handle_impossible_answer=True)
+    found = json.loads(unsure.stdout)["answer"]
+    assert found.pop("score") == pytest.approx(expected.pop("score"), rel=1e-4)
+    assert found == expected
+    assert "Line 1: found invalid JSON 'Who?'" in run("predict", out, stdin="Who?\n", code=1).stderr
     assert "as JSON lines" in run("predict", out, "--output-format", "conll", code=1).stderr
 
 
@@ -368,6 +375,8 @@ def test_questions_from_training_to_answers(folder: Path, tmp_path: Path, run) -
         (["predict", "{tagger}", "{corpus}/absent.txt"], "is not a file"),
         (["predict", "{tagger}", "{corpus}/train.conll", "--resume"], "name it with --output"),
         (["predict", "{tagger}", "--overlap", "62"], "overlap=62 must be at least 0"),
+        (["predict", "{tagger}", "{tagger}/model.safetensors"], "pass --input-format, one of ['text', "),
+        (["predict", "{tagger}", "--handle-impossible-answer"], "this is a tagger: leave it out"),
         (["train", "{student}", "--keep-layers", "0,7", *TASK], "layers from 0 to 1"),
         (["train", "{student}", "--keep-layers", "0;7", *TASK], "listed by their indices"),
         (["train", "{student}", "--frozen", *TASK], "nothing that freeze_student could do"),

@@ -34,7 +34,7 @@ def test_a_model_without_a_record_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     config = tiny_config()
     config.compression = RECORD
     with pytest.raises(ImportError, match=r"pip install 'alad_hf\[plots\]'"):

@@ -31,6 +31,7 @@ from alad_hf.hub.model_card import record_training, recorded_training
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = "smith works in london ."
+LONG_TEXT = " ".join([TEXT] * 30)
 EXAMPLES = {
     "ner": {"text": TEXT},
     "pos": {"text": TEXT},
@@ -95,8 +96,6 @@ def test_metadata_survives_a_round_trip(tmp_path):
         "base_model_relation": "finetune",
         "datasets": ["org/corpus"],
         "tags": ["alad", "alignment-adapter", "custom_code"],
-        "language": "en",
-        "license": "apache-2.0",
         "metrics": ["f1", "precision", "recall"],
     }
     assert {key: data[key] for key in expected} == expected
@@ -117,7 +116,7 @@ def test_metadata_survives_a_round_trip(tmp_path):
 
 def test_ids_are_given_only_where_they_are_ids(tmp_path):
     model = build(student_name_or_path="/home/zaphod/runs/student")
-    write_model_card(model, tmp_path, task="ner", dataset_name="My Own Data", metrics={}, license=None, language=None)
+    write_model_card(model, tmp_path, task="ner", dataset_name="My Own Data", metrics={})
     data = metadata_load(tmp_path / "README.md")
     absent = {"base_model", "base_model_relation", "datasets", "license", "language", "model-index", "metrics"}
     assert not absent & set(data)
@@ -230,12 +229,30 @@ def test_a_score_for_each_type_is_a_table_and_no_metric_of_the_hub(tmp_path):
 def test_commands_and_figure(tmp_path):
     (tmp_path / "scores.png").write_bytes(b"")
     commands = ["alad-hf compress encoder --method int8 --output small", "echo ```"]
-    text = card_text(build(), tmp_path, commands=commands, figure="scores.png", **FULL)
+    said = {"conditions": "Latency: on a <slow> machine.", "about_data": "From there, CC BY 4.0."}
+    text = card_text(build(), tmp_path, commands=commands, figure="scores.png", **said, **FULL)
+    assert "Latency: on a \\<slow\\> machine." in text and "Labels: org/corpus. From there, CC BY 4.0." in text
     assert "````bash\n" + "\n".join(commands) + "\n````" in text
     assert text.index("![Score against latency") > text.index("Side by side") and "](scores.png)" in text
-    assert "Made by these commands" not in card_text(build(), tmp_path)
+    assert "with below, were made by these commands:" in text
+    assert "Made by these commands:" in card_text(build(), tmp_path, commands=commands)
+    assert "by these commands" not in card_text(build(), tmp_path)
     with pytest.raises(FileNotFoundError, match="no picture 'none.png'"):
         card_text(build(), tmp_path, figure="none.png")
+
+
+def test_smaller_embeddings_are_named(tmp_path):
+    model = build()
+    model.config.text_config.compression = {"embedding": {"method": "pq", "bytes": 1_870_734, "ratio": 25.06}}
+    text = card_text(model, tmp_path)
+    assert ["student's token embeddings", "by pq: 1.87 MB, 25.1 times smaller than in float32"] in rows(text)
+
+
+def test_what_fits_one_input_is_said(tmp_path):
+    model = build()
+    assert f"at most {tiny_config().max_position_embeddings} tokens" in card_text(model, tmp_path)
+    model.config.text_config.max_position_embeddings = -1
+    assert "One input holds" not in card_text(model, tmp_path)
 
 
 def test_hyper_parameters_are_kept_for_a_later_card(tmp_path):
@@ -309,6 +326,10 @@ def test_usage_snippets_run_as_written(with_package, tmp_path):
         tokenizer = tiny_tokenizer()
         tokenizer.model_max_length = 384  # the window of QuestionAnswerer
         tokenizer.save_pretrained(folder)
+        if task == "ner":  # longer than one input, and still read to its end
+            tokenizer.model_max_length = 64
+            tokenizer.save_pretrained(folder)
+            example = {"text": LONG_TEXT}
         text = card_text(model, folder, task, repo_id=f"my-org/tiny-{task}", example=example)
         assert f"# my-org/tiny-{task}\n" in text
         own, alone = snippets(text)
@@ -328,11 +349,13 @@ def test_usage_snippets_run_as_written(with_package, tmp_path):
     assert done.returncode == 0, done.stderr
     _, ner, pos, answer = re.split(r"<ner>|<pos>|<question-answering>", done.stdout)
     if with_package:
-        assert [line.split()[::2] for line in ner.strip().splitlines()] == [["PER", word] for word in TEXT.split()]
-        assert pos.split()[:2] == ["smith", "B-PER"] and len(pos.splitlines()) == 1 + len(TEXT.split())
+        found = [line.split()[::2] for line in ner.strip().splitlines()]
+        assert found == [["PER", word] for word in LONG_TEXT.split()]
+        assert [line.split() for line in pos.strip().splitlines()] == [[word, "PER"] for word in TEXT.split()]
         assert ast.literal_eval(answer.strip())["answer"] in TEXT
     else:
-        assert "'entity': 'B-PER'" in ner and "'entity': 'B-PER'" in pos and answer.strip()
+        assert ner.count("'entity_group': 'PER'") == len(LONG_TEXT.split())
+        assert "'entity': 'B-PER'" in pos and answer.strip()
 
 
 @pytest.mark.parametrize("text", ['she said "no"', "a\\b 'c'", "Zürich 🙂\nnew line", "{name} {{ x }} {% y %}"])

@@ -396,6 +396,13 @@ def test_incomplete_checkpoints_are_not_published(checkpoint, tmp_path, lost, pa
         push_checkpoint(tmp_path / "nowhere", "ada/tagger")
 
 
+def test_without_a_card_the_message_knows_models_of_others(tmp_path):
+    tiny_teacher(16).save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="For an AlAd model call .*write_model_card.*; for any other, write the file"):
+        push_checkpoint(tmp_path, "ada/tagger")
+
+
 def test_paths_in_an_index_do_not_leave_the_folder(checkpoint, tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
