@@ -19,6 +19,7 @@ from tiny import TAGS, tiny_config, tiny_tokenizer
 from transformers import AutoModelForTokenClassification, BertForTokenClassification, pipeline
 
 from alad_hf import AlAdConfig, AlAdForTokenClassification
+from alad_hf.compression import compress_embeddings
 from alad_hf.hub import load_finished, write_model_card
 from alad_hf.hub.pinned_wheels import REQUIRED_FILES, extract_model_folder
 from alad_hf.models.alad_construction import load_tokenizer
@@ -162,6 +163,17 @@ HOSTILE = {
     "nesting": ({"text_config": DEEP}, {}),
     "architecture": ({}, {"model_type": ["bert"]}),
     "noise": ({"initializer_range": -1.0}, {}),
+    "widths of layers": (
+        {
+            "text_config": {
+                "model_type": "compressed_encoder",
+                "text_config": {"hidden_size": 4096, "num_attention_heads": 1, "num_hidden_layers": 24},
+                "layer_widths": [{"heads": 4096, "intermediate": 1_048_576}] * 24,
+            }
+        },
+        {},
+    ),
+    "a part of a student": ({}, {"model_type": "clip", "text_config": {"intermediate_size": 4_000_000}}),
 }
 
 
@@ -215,6 +227,28 @@ def test_sensible_configurations_are_within_the_bounds():
     AlAdConfig(text_config={"model_type": "albert", **xxlarge, "num_hidden_layers": 12}, window_size=129)
 
 
+QWEN3 = {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16}
+QWEN3 |= {"model_type": "qwen3", "vocab_size": 151_936, "max_position_embeddings": 40_960, "head_dim": 128}
+QWEN3 |= {"num_key_value_heads": 8, "max_window_layers": 28, "bos_token_id": 151_643, "eos_token_id": 151_645}
+EUROBERT = {"hidden_size": 1152, "intermediate_size": 4096, "num_hidden_layers": 26, "num_attention_heads": 18}
+EUROBERT |= {"model_type": "llama", "vocab_size": 128_256, "max_position_embeddings": 8192}
+
+
+@pytest.mark.parametrize(
+    "student",
+    [
+        {**QWEN3, "rope_theta": 1_000_000},
+        {**QWEN3, "rope_theta": 5_000_000, "sliding_window": 131_072, "use_sliding_window": False},
+        {**EUROBERT, "rope_theta": 250_000},
+        {**EUROBERT, "rotary_emb_base": 250_000},
+    ],
+    ids=["Qwen3-0.6B", "long text", "EuroBERT-610M", "another name"],
+)
+def test_frequencies_and_windows_are_no_sizes(student):
+    config = AlAdConfig(text_config=student)
+    assert AlAdConfig(text_config=config.text_config).hidden_size == student["hidden_size"]
+
+
 # Paths
 
 
@@ -228,6 +262,26 @@ def test_a_shard_outside_the_folder_is_not_read(tmp_path):
         AlAdForTokenClassification.from_pretrained(folder)
     with pytest.raises(ValueError, match=r"\.\./outside\.safetensors"):
         AutoModelForTokenClassification.from_pretrained(str(folder))
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_no_loader_reads_a_shard_outside_the_folder(tmp_path, variant):
+    stock = BertForTokenClassification(tiny_config())
+    compressed = compress_embeddings(stock, "int8")
+    for name, model, loads in (
+        ("compressed", compressed, [AutoModelForTokenClassification.from_pretrained]),
+        ("alad", AlAdForTokenClassification(AlAdConfig()), [AlAdForTokenClassification.from_pretrained]),
+        ("stock", stock, [load_student, load_teacher]),
+    ):
+        model.save_pretrained(tmp_path / name)
+        outside = f"outside-{name}.safetensors"
+        (tmp_path / name / "model.safetensors").rename(tmp_path / outside)
+        index = {"metadata": {}, "weight_map": dict.fromkeys(load_file(tmp_path / outside), f"../{outside}")}
+        kind = f".{variant}" if variant else ""
+        (tmp_path / name / f"model.safetensors.index{kind}.json").write_text(json.dumps(index))
+        for load in loads:
+            with pytest.raises(ValueError, match="weights are read only from the folder of the index"):
+                load(str(tmp_path / name), variant=variant)
 
 
 def test_the_name_of_the_student_opens_nothing(evil, tmp_path):

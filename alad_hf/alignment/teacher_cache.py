@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.token_alignment import TEACHER_COLUMNS
+from ..models.quantized_student import plain_tensors
 from ..models.teacher import accepted_arguments, load_teacher, teacher_signal, tokenizes_alike
 from .ragged_rows import RaggedRows, list_lengths
 from .shard_files import fill_shards, is_whole, open_shard, write_shard
@@ -176,7 +177,8 @@ class _Reader:
         digest.update(self.teacher.config.to_json_string(use_diff=False).encode())
         for name, tensor in self.teacher.state_dict().items():
             digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+            for part in plain_tensors(tensor.detach()):
+                digest.update(part.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
     def digest(self, table: pa.Table) -> str:

@@ -30,7 +30,7 @@ def byte_budget(rows: int, columns: int, *, ratio: float | None = None, num_byte
     """
     dense = 4 * rows * columns
     if (ratio is None) == (num_bytes is None):
-        raise ValueError("Give either ratio or bytes, such as ratio=25.")
+        raise ValueError("Give either ratio or bytes, such as ratio=25 (--ratio 25).")
     if num_bytes is None:
         assert ratio is not None
         if not (math.isfinite(ratio) and ratio > 1):

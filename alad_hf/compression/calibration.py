@@ -60,7 +60,7 @@ class CalibrationText:
             count = max(1, round(len(lengths) * max_tokens / sum(lengths)))
             chosen = [index * len(lengths) // count for index in range(count)]
         if not chosen:
-            raise ValueError("There is no text to calibrate on: pass texts=[...] with at least one sentence.")
+            raise ValueError("There is no text to calibrate on: pass texts=[...] (--text) with at least one sentence.")
         chosen.sort(key=lambda index: lengths[index])
         collate = DataCollatorForAlignment(tokenizer)
         accepted = accepted_arguments(model) | set(labels)
@@ -134,14 +134,15 @@ def run_layers(
 @contextmanager
 def _layers_exchanged(encoder: PreTrainedModel, layers: Sequence[nn.Module]) -> Iterator[None]:
     owner, name = find_layers(encoder)
-    own, depth = getattr(owner, name), encoder.config.num_hidden_layers
+    config: Any = encoder.config.get_text_config()  # of a compressed encoder, the one of the encoder in it
+    own, depth = getattr(owner, name), config.num_hidden_layers
     setattr(owner, name, nn.ModuleList(layers))
-    encoder.config.num_hidden_layers = len(layers)
+    config.num_hidden_layers = len(layers)
     try:
         yield
     finally:
         setattr(owner, name, own)
-        encoder.config.num_hidden_layers = depth
+        config.num_hidden_layers = depth
 
 
 @contextmanager

@@ -14,11 +14,15 @@ from .refit import LayerFit
 def record_compression(config: PreTrainedConfig, record: dict[str, Any]) -> None:
     """Write a record; layers are counted as in the model that was not compressed at all.
 
+    What is known of a compressed embedding, which changed layers leave as it is, stays.
+
     Args:
         config: The configuration of the new model, still with the record of what it was made of, if there is one.
         record: With `layer_map`, for each layer those of the model before that it was made of, and perhaps `heads`.
     """
     before = getattr(config, "compression", None) or {}
+    if "embedding" in before:
+        record = {"embedding": before["embedding"], **record}
     known = before.get("layer_map")
     if known is not None:
         record = {**record, "made_of": before["method"]}

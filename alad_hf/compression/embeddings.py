@@ -33,7 +33,7 @@ from .low_rank import truncated_svd
 from .product_quantization import quantize_parts
 from .reconstruction import reconstruction_error
 from .row_weights import order_weights
-from .wrapping import wrap_encoder
+from .wrapping import check_float, wrap_encoder
 
 _LARGEST_FLOAT16 = 65504.0
 
@@ -68,15 +68,16 @@ def compress_embeddings(
             `subvectors` may stand in place of a budget.
             "svd": rank, centred. "autoencoder": rank, start, epochs, final_epochs, batch_size, learning_rate (see
             `train_autoencoder`). "lighttoken": rank, bits, stages, start, refinement, balance (see `binary_factors`).
-            "pq": subvectors, centroids, rotation, rank, iterations (see `quantize_parts`). "int8", "int4": clipping.
+            "pq": subvectors, centroids, rotation, rank, iterations (see `quantize_parts`). "int4": clipping (see
+            `round_rows`). "int8" has none.
 
     Returns:
         A compressed encoder with the model's head, if it has one; see `wrap_encoder`. Its
         `config.compression["embedding"]` says method, sizes, bytes, ratio and errors, measured on what is stored.
 
     Raises:
-        ValueError: No such method or option, a size that cannot be, an embedding that is no `nn.Embedding` or is
-            compressed already, entries that are not finite, or weights that do not fit.
+        ValueError: No such method or option, a size that cannot be, a quantized model, an embedding that is no
+            `nn.Embedding` or is compressed already, entries that are not finite, or weights that do not fit.
 
     Example:
         >>> model = AutoModelForTokenClassification.from_pretrained("my-tagger")
@@ -84,6 +85,7 @@ def compress_embeddings(
         >>> small.config.compression["embedding"]["mean_cosine"], small.config.compression["embedding"]["bytes"]
         >>> small.save_pretrained("my-small-tagger")
     """
+    check_float(model)
     embedding, record = compress_table(
         embedding_table(model),
         method,
@@ -316,21 +318,20 @@ def _product_quantization(
     return embedding, {"iterations": iterations}
 
 
-def _integers(task: _Task, bits: int, clipping: bool) -> Made:
+def _integers(task: _Task, bits: int, **clipping: bool) -> IntegerEmbedding:
     integer_sizes(*task.shape, task.budget, bits=bits, factor_dtype=task.factor_dtype)
-    rounded = round_rows(task.table, bits, clipping=clipping)
-    embedding = IntegerEmbedding.from_integers(
+    rounded = round_rows(task.table, bits, **clipping)
+    return IntegerEmbedding.from_integers(
         rounded.integers, rounded.row_scales, bits=bits, factor_dtype=task.factor_dtype
     )
-    return embedding, {"clipping": clipping}
 
 
-def _int8(task: _Task, *, clipping: bool = True) -> Made:
-    return _integers(task, 8, clipping)
+def _int8(task: _Task) -> Made:
+    return _integers(task, 8), {}
 
 
 def _int4(task: _Task, *, clipping: bool = True) -> Made:
-    return _integers(task, 4, clipping)
+    return _integers(task, 4, clipping=clipping), {"clipping": clipping}
 
 
 _TRAINING = ("start", "epochs", "final_epochs", "batch_size", "learning_rate")
@@ -346,7 +347,7 @@ _METHODS = {
         "subvectors",
         reads_weights=True,
     ),
-    "int8": _Method(_int8, ("clipping",), None, reads_weights=False),
+    "int8": _Method(_int8, (), None, reads_weights=False),
     "int4": _Method(_int4, ("clipping",), None, reads_weights=False),
 }
 METHODS = tuple(_METHODS)
@@ -354,7 +355,10 @@ METHODS = tuple(_METHODS)
 
 def _budget(table: torch.Tensor, ratio: float | None, bytes: int | None, method: _Method) -> int:
     if ratio is None and bytes is None:
-        raise ValueError(f"Say how small: ratio=25, bytes=..., or {method.sized_by}=....")
+        raise ValueError(
+            f"Say how small: ratio=25, bytes=..., or {method.sized_by}=... (--ratio 25, --bytes, or --option "
+            f"{method.sized_by}=...)."
+        )
     return byte_budget(*table.shape, ratio=ratio, num_bytes=bytes)
 
 

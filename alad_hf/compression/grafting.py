@@ -118,7 +118,7 @@ def choose_parts(
     layers; only layers that get more heads are free of that.
     """
     target = layers[group[-1]]
-    if _has_places(target) and not extra_heads:
+    if _has_places(target) and not extra_heads and all(layers[one].heads == target.heads for one in group):
         upwards = list(reversed(group))
         heads = [
             (max(upwards, key=lambda one: scores.heads[one][place].item()), place) for place in range(target.heads)
@@ -166,7 +166,7 @@ def _write_layer(layer: nn.Module, layers: Sequence[LayerParts], source: LayerSo
     width: dict[str, Any] = {"heads": len(source.heads), "intermediate": len(source.neurons)}
     if _has_places(target):
         places = [_place(layers[one], head) for one, head in source.heads]
-        if places != list(range(target.heads)):
+        if places != [_place(target, head) for head in range(target.heads)]:
             width["position_heads"] = places
     set_layer_width(layer, **width)
     part = LayerParts(layer)
@@ -199,7 +199,8 @@ def finished(student: PreTrainedModel, layers: Sequence[LayerParts], record: dic
     """The student with its record, wrapped if its layers have not the width that its configuration says."""
     stock = {"heads": layers[0].heads, "intermediate": layers[0].neurons}
     record_compression(student.config, record)
-    if all(layer_width(part.layer) == stock for part in encoder_layers(student)):
+    own_widths = getattr(student.config, "layer_widths", None) is not None  # of a compressed encoder, now other ones
+    if not own_widths and all(layer_width(part.layer) == stock for part in encoder_layers(student)):
         return student
     record = student.config.__dict__.pop("compression")  # of the whole, not of the stock encoder in it
     return wrap_encoder(student, compression=record)

@@ -179,4 +179,4 @@ def upper_groups(num_groups: int, depth: int) -> list[list[int]]:
 def check_depth(num_groups: int, depth: int) -> None:
     """Raise ValueError unless a model of so many layers can be left with that number."""
     if not 1 <= num_groups <= depth:
-        raise ValueError(f"num_hidden_layers must be from 1 to the model's {depth}, got {num_groups}.")
+        raise ValueError(f"num_hidden_layers (--num-layers) must be from 1 to the model's {depth}, got {num_groups}.")

@@ -74,7 +74,9 @@ def make_recursive_student(
         raise TypeError(f"{unknown} are not fields of MiniAlbertConfig, which has {own}.")
     source = SourceEmbeddings(model)
     if embedding_size is not None and max_bytes is not None:
-        raise ValueError(f"Give embedding_size={embedding_size} or max_bytes={max_bytes}, not both.")
+        raise ValueError(
+            f"Give embedding_size={embedding_size} or max_bytes={max_bytes}, not both (--embedding-size, --bytes)."
+        )
     settings = _source_fields(model, source) | {"num_hidden_layers": num_hidden_layers, **fields}
     if max_bytes is not None:
         embedding_size = _widest_embeddings(settings, source.width, max_bytes)
@@ -137,8 +139,8 @@ def _widest_embeddings(settings: dict[str, Any], source_width: int, max_bytes: i
     if width < 2:
         raise ValueError(
             f"max_bytes={max_bytes:,} is too small: with embeddings of width 2 the student takes {smallest:,} bytes. "
-            "Shrink the layer (intermediate_size=...) or the adapters (adapter_reduction=..., use_adapter=False), or "
-            "start from a source with narrower states."
+            "Allow more (--bytes), shrink the layer (intermediate_size=...) or the adapters (adapter_reduction=..., "
+            "use_adapter=False; on the command line by --option), or start from a source with narrower states."
         )
     return min(width, source_width - 1)
 

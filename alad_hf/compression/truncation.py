@@ -64,7 +64,7 @@ def truncate_layers(
     if refit or layer_map == "by_similarity":
         if texts is None or tokenizer is None:
             raise ValueError(
-                f"layer_map={layer_map!r} with refit={refit} reads text: pass texts=... and tokenizer=..."
+                f"layer_map={layer_map!r} with refit={refit} reads text: pass texts=... and tokenizer=... (--text)."
             )
         text = CalibrationText(model, texts, tokenizer, max_tokens=max_tokens)
     if isinstance(layer_map, str):
@@ -88,15 +88,26 @@ def keep_layers(model: PreTrainedModel, layer_map: Sequence[int]) -> PreTrainedM
         raise ValueError(f"layer_map must name layers from 0 to {depth - 1}, each at most once, got {layer_map}.")
     student = copy.deepcopy(model)
     owner, name = find_layers(student)
-    layers = getattr(owner, name)
-    setattr(owner, name, nn.ModuleList([layers[index] for index in layer_map]))
-    student.config.num_hidden_layers = len(layer_map)
-    if getattr(student.config, "layer_types", None):
-        student.config.layer_types = [student.config.layer_types[index] for index in layer_map]
+    layers = nn.ModuleList([getattr(owner, name)[index] for index in layer_map])
+    setattr(owner, name, layers)
+    _renumber(layers)
+    config: Any = student.config.get_text_config()  # of a compressed encoder, the one of the encoder in it
+    config.num_hidden_layers = len(layer_map)
+    for holder, field in ((config, "layer_types"), (student.config, "layer_widths")):
+        if getattr(holder, field, None):
+            setattr(holder, field, [getattr(holder, field)[index] for index in layer_map])
     check_rebuilds(student, layer_map)
     if not is_quantized(student):
         student.requires_grad_(True)  # a teacher that an adapter has learned from is frozen, its student need not be
     return student
+
+
+def _renumber(layers: Iterable[Any]) -> None:
+    """Tell the parts of a decoder's layers, which find their entry of the cache by it, where they are now."""
+    for index, layer in enumerate(layers):
+        for module in layer.modules():
+            if getattr(module, "layer_idx", None) is not None:
+                module.layer_idx = index
 
 
 def groups_of(layer_map: Sequence[int], depth: int) -> list[list[int]]:
@@ -118,8 +129,8 @@ def _by_rule(
     depth = model.config.num_hidden_layers
     if rule not in get_args(LayerMap) or num_hidden_layers is None:
         raise ValueError(
-            f"layer_map must be indices, or one of {get_args(LayerMap)} with num_hidden_layers=..., got {rule!r} with "
-            f"num_hidden_layers={num_hidden_layers}."
+            f"layer_map must be indices, or one of {get_args(LayerMap)} with num_hidden_layers=... (--num-layers), "
+            f"got {rule!r} with num_hidden_layers={num_hidden_layers}."
         )
     check_depth(num_hidden_layers, depth)
     if rule == "by_similarity" and text is not None:

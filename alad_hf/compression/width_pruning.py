@@ -31,8 +31,8 @@ def prune_width(
 
     Args:
         model: As for `graft_layers`; it is not changed.
-        heads: Heads of each layer to keep; by default all.
-        neurons: Feed-forward neurons of each layer to keep; by default all.
+        heads: Heads of each layer to keep; by default all that it has.
+        neurons: Feed-forward neurons of each layer to keep; likewise.
         texts: Text, or labelled rows, for importance and refit.
         tokenizer: The model's tokenizer.
         refit: Refit what is left to the whole layer's output; see `refit_layers`.
@@ -47,7 +47,6 @@ def prune_width(
         ValueError: A number is out of range, or the layers are of an unknown layout.
     """
     layers = encoder_layers(model)
-    kept_heads, kept_neurons = heads or min(p.heads for p in layers), neurons or min(p.neurons for p in layers)
     for name, given, most in (
         ("heads", heads, min(part.heads for part in layers)),
         ("neurons", neurons, min(part.neurons for part in layers)),
@@ -58,9 +57,10 @@ def prune_width(
     importance = layer_importance(model, text, seed=seed)
     sources = []
     for index in range(len(layers)):
+        # Without a number, [:None], a layer keeps as many as it has.
         best = (
             sorted(scores.argsort(descending=True, stable=True)[:count].tolist())
-            for scores, count in ((importance.heads[index], kept_heads), (importance.neurons[index], kept_neurons))
+            for scores, count in ((importance.heads[index], heads), (importance.neurons[index], neurons))
         )
         sources.append(LayerSources([index], *([(index, one) for one in kept] for kept in best)))
     student = write_grafts(model, sources)

@@ -20,6 +20,7 @@ from ..models.modeling_compressed_encoder import (
     CompressedEncoderPreTrainedModel,
 )
 from ..models.own_encoders import own_task_models
+from ..models.quantized_student import is_quantized
 
 logger = logging.getLogger(__name__)
 
@@ -51,13 +52,14 @@ def wrap_encoder(
         model has such a head; in eval mode, with the model's dtype and on its device.
 
     Raises:
-        ValueError: The model has another head, or embedding or widths do not fit it.
+        ValueError: The model is quantized or has another head, or embedding or widths do not fit it.
 
     Example:
         >>> latents, decoder = ...  # (30522, 64) and (384, 64)
         >>> model = wrap_encoder(tagger, embedding=LowRankEmbedding.from_factors(latents, decoder))
         >>> model.save_pretrained("smaller-tagger")
     """
+    check_float(model)
     kind = _wrapper_class(model)
     source: Any = model.base_model
     if isinstance(source, CompressedEncoderModel):
@@ -87,6 +89,15 @@ def wrap_encoder(
         if head is not wrapped.base_model and head is not wrapped.base_model.encoder:
             head.load_state_dict(model.get_submodule(name).state_dict())
     return wrapped.eval()
+
+
+def check_float(model: PreTrainedModel) -> None:
+    """Raise ValueError if the model's weights are torchao's, which cannot be put into another model's layers."""
+    if is_quantized(model):
+        raise ValueError(
+            f"The weights of this {type(model).__name__} are quantized. Compress the model in float, save it, and "
+            "quantize the result: AutoModel.from_pretrained(..., quantization_config=...)."
+        )
 
 
 def _wrapper_class(model: PreTrainedModel) -> type[CompressedEncoderPreTrainedModel]:
@@ -151,4 +162,4 @@ def _embedding_prefix(encoder: PreTrainedModel) -> str:
     return next(f"{name}." for name, module in encoder.named_modules() if module is embedding)
 
 
-__all__ = ["wrap_encoder"]
+__all__ = ["check_float", "wrap_encoder"]

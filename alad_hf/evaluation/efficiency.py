@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.token_labels import longest_input
+from ..models.quantized_student import plain_tensors
 from ..models.teacher import accepted_arguments
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ def stored_bytes(model: nn.Module) -> int:
             f"{other[0]} in the state dict of {type(model).__name__} is no tensor, so safetensors cannot store it. "
             "Measure the model before it is quantised, or the exported file itself."
         )
-    return sum(part.nbytes for tensor in _unique(state.values()) for part in _plain_tensors(tensor))
+    return sum(part.nbytes for tensor in _unique(state.values()) for part in plain_tensors(tensor))
 
 
 def count_parameters(model: nn.Module, trainable_only: bool = False) -> int:
@@ -183,18 +184,10 @@ def _unique(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
     def identity(tensor: torch.Tensor) -> tuple:
         if tensor.is_meta:  # has no address
             return (id(tensor),)
-        parts = _plain_tensors(tensor)
+        parts = plain_tensors(tensor)
         return tuple((part.device, part.data_ptr(), part.dtype, part.shape, part.stride()) for part in parts)
 
     return list({identity(tensor): tensor for tensor in tensors if tensor.numel()}.values())
-
-
-def _plain_tensors(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """What a tensor consists of: itself, or the codes and scales of a quantized one, which poses as a float tensor."""
-    if not hasattr(tensor, "__tensor_flatten__"):
-        return [tensor]
-    names, _ = tensor.__tensor_flatten__()
-    return [part for name in names for part in _plain_tensors(getattr(tensor, name))]
 
 
 def _measure(model: nn.Module, function: Callable[[], object], *, repeats: int, warm_up: int) -> list[float]:

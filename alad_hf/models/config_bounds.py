@@ -12,6 +12,7 @@ from typing import Any
 
 # No encoder in use comes near; what a student may have is limited by their product, see MAX_PARAMETERS.
 MAX_INTEGER = 4_194_304
+MAX_FREQUENCY = 1_000_000_000_000
 MAX_PARAMETERS = 10_000_000_000
 MAX_LAYERS = 1024
 MAX_GROUPS = 64
@@ -21,6 +22,9 @@ MAX_DEPTH = 8
 _WIDTH_NAMES = ("hidden_size", "dim", "d_model", "n_embd", "embed_dim", "emb_dim")
 # Where the fields name none, the architecture's own default holds; these stand for it.
 _USUAL_WIDTH, _USUAL_LAYERS = 1024, 24
+# How fast positions rotate (rope_theta, rotary_emb_base, ...), and how far attention sees: nothing has such a size.
+_FREQUENCY_NAMES = ("theta", "base", "freq")
+_NO_SIZES = (*_FREQUENCY_NAMES, "window", "_id")
 # Fields of CompressedEncoderConfig, which checks them itself; the last is a record from which nothing is built.
 _CHECKED_ELSEWHERE = ("embedding", "layer_widths", "compression")
 
@@ -97,15 +101,18 @@ def _bounds(name: str) -> tuple[int, int]:
         return 0 if name.startswith(("num_", "n_")) else -MAX_LAYERS, MAX_LAYERS
     if name.endswith(("vocab_size", *_WIDTH_NAMES)):
         return 0 if name == "type_vocab_size" else 1, MAX_INTEGER  # DeBERTa has no token types
+    if name.endswith(_FREQUENCY_NAMES):
+        return -MAX_FREQUENCY, MAX_FREQUENCY
     return -MAX_INTEGER, MAX_INTEGER
 
 
 def _parameters(fields: Mapping[str, Any]) -> int:
     """About how many parameters an encoder has: rows of tables times width, layers of attention and perceptron."""
     integers = {str(name).lower(): value for name, value in fields.items() if type(value) is int}
+    integers = {name: value for name, value in integers.items() if not name.endswith(_NO_SIZES)}
     tables = {name for name in integers if "vocab" in name or "position" in name}
     layers = [value for name, value in integers.items() if "layer" in name]
-    others = [value for name, value in integers.items() if name not in tables and not name.endswith("_id")]
+    others = [value for name, value in integers.items() if name not in tables]
     width = next((integers[name] for name in _WIDTH_NAMES if name in integers), _USUAL_WIDTH)
     rows = sum(max(integers[name], 0) for name in tables)
     widest = max(others, default=4 * width)

@@ -15,6 +15,7 @@ from .own_encoders import build_configuration
 if TYPE_CHECKING:
     # transformers 5.6 takes from a local folder only the files that the one it loads first names itself.
     from .alignment_adapter import AdapterLinear  # noqa: F401
+    from .alignment_loss import at_least_one  # noqa: F401
     from .bit_packing import pack_bits  # noqa: F401
     from .compressed_embeddings import BinaryCodeEmbedding  # noqa: F401
     from .configuration_compressed_encoder import CompressedEncoderConfig  # noqa: F401
@@ -130,6 +131,10 @@ class AlAdConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         self._check_bounds()
         self._check_adapter()
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        """The configuration that has the vocabulary and positions: of a compressed student, its stock encoder's."""
+        return self.text_config.get_text_config(decoder=decoder, encoder=encoder)
 
     def _check_bounds(self) -> None:
         if not 1 <= self.window_size <= MAX_WINDOW_SIZE or self.window_size % 2 == 0:

@@ -12,13 +12,14 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
 
 from .compressed_embeddings import build_embedding
-from .config_bounds import check_labels, check_size
+from .config_bounds import MAX_PARAMETERS, check_labels, check_size
 from .embedding_table import check_number
 from .own_encoders import build_configuration
 
 if TYPE_CHECKING:
     # transformers 5.6 takes from a local folder only the files that the one it loads first names itself.
     from .alignment_adapter import AdapterLinear  # noqa: F401
+    from .alignment_loss import at_least_one  # noqa: F401
     from .bit_packing import pack_bits  # noqa: F401
     from .configuration_minialbert import MiniAlbertConfig  # noqa: F401
     from .integer_embedding import IntegerEmbedding  # noqa: F401
@@ -133,6 +134,14 @@ class CompressedEncoderConfig(PreTrainedConfig):
             check_number("intermediate", width["intermediate"], MAX_NEURONS)
             if "position_heads" in width:
                 self._check_position_heads(width)
+        hidden = self.text_config.hidden_size
+        head_size = hidden // self.text_config.num_attention_heads
+        count = sum(4 * width["heads"] * head_size + 2 * width["intermediate"] for width in self.layer_widths) * hidden
+        if count > MAX_PARAMETERS:
+            raise ValueError(
+                f"layer_widths describes layers of about {count:.1e} parameters together; they may have "
+                f"{MAX_PARAMETERS:.0e}."
+            )
 
     def _check_position_heads(self, width: dict) -> None:
         chosen, biases = width["position_heads"], self.text_config.num_attention_heads

@@ -14,13 +14,13 @@ from transformers.utils import can_return_tuple
 
 from .alad_construction import StudentTeacherMixin
 from .alignment_adapter import AdapterLinear, AlignmentAdapter, LayerMix
-from .alignment_loss import cosine_distance, distillation_divergence, squared_error
+from .alignment_loss import at_least_one, cosine_distance, distillation_divergence, squared_error
 from .compressed_embeddings import CompressedEmbedding, check_embeddings
 from .configuration_alad import AlAdConfig
 from .quantized_student import asking_for_torchao, check_frozen, is_quantized, spare_float_parts
 from .shard_names import check_shard_names
 from .student import build_student
-from .teacher import TeacherColumns, TeacherSignal, accepted_arguments
+from .teacher import TeacherColumns, TeacherSignal, accepted_arguments, without_cache
 
 IGNORED = -100
 """Label of a token that neither carries a task loss nor is counted, as everywhere in transformers."""
@@ -172,7 +172,7 @@ class AlAdPreTrainedModel(StudentTeacherMixin, PreTrainedModel):
         """Divide every sum once, by the same number of items, and add the parts up by their weights."""
         if not sums:
             return None, None
-        terms = {name: value / items for name, value in sums.items()}
+        terms = {name: value / at_least_one(items) for name, value in sums.items()}
         loss = sum(getattr(self.config, f"{name}_weight", 1.0) * value for name, value in terms.items())
         return loss, {name: value.detach() for name, value in terms.items()}
 
@@ -317,6 +317,7 @@ class AlAdModel(AlAdPreTrainedModel):
         known = {name: value for name, value in inputs.items() if value is None or name in self._encoder_arguments}
         known = {name: value for name, value in known.items() if value is not None}
         every_state = output_hidden_states or self.layer_mix is not None
+        kwargs = {**without_cache(self._encoder_arguments), **kwargs}
         encoded = self.encoder(**known, output_hidden_states=every_state, return_dict=True, **kwargs)
         student_states = encoded.last_hidden_state
         if self.layer_mix is not None:
@@ -542,7 +543,8 @@ class AlAdForQuestionAnswering(AlAdPreTrainedModel):
         batch, tokens = logits.shape[:2]
 
         real = logits.new_ones(batch, tokens) if attention_mask is None else attention_mask
-        signal, matched = self._signal(given, self.training or start_positions is not None, real, **inputs)
+        wanted = self.training or start_positions is not None or kwargs.get("labels") is not None
+        signal, matched = self._signal(given, wanted, real, **inputs)
         padding = (real == 0).unsqueeze(-1)
         candidates = logits.float().masked_fill(padding, torch.finfo(torch.float32).min)
         sums = {}

@@ -17,8 +17,9 @@ from .compressed_embeddings import CompressedEmbedding, build_embedding, check_e
 from .configuration_compressed_encoder import CompressedEncoderConfig
 from .layer_widths import set_layer_widths
 from .own_encoders import own_task_models
+from .shard_names import check_shard_names
 from .student import build_student
-from .teacher import accepted_arguments
+from .teacher import accepted_arguments, without_cache
 
 STOCK_MODELS = {
     "token-classification": MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING,
@@ -57,11 +58,14 @@ class CompressedEncoderPreTrainedModel(PreTrainedModel):
             **kwargs: For `PreTrainedModel.from_pretrained`.
 
         Raises:
-            ValueError: Tensors of the embedding are damaged, or the checkpoint lacks some of the encoder's.
+            ValueError: Tensors of the embedding are damaged, the checkpoint lacks some of the encoder's, or its index
+                names a file outside its folder.
         """
         from_files = kwargs.get("state_dict") is None
         if from_files:
             kwargs.setdefault("use_safetensors", True)
+            name_or_path = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+            check_shard_names(name_or_path, kwargs.get("subfolder", ""))
         loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         model, info = loaded
         check_embeddings(model, missing=info["missing_keys"])
@@ -167,7 +171,8 @@ class CompressedEncoderModel(CompressedEncoderPreTrainedModel):
             "inputs_embeds": inputs_embeds,
         }
         known = {name: value for name, value in given.items() if value is not None and name in self._encoder_arguments}
-        return self.encoder(**known, **with_defaults(self.config, kwargs))
+        kwargs = {**without_cache(self._encoder_arguments), **with_defaults(self.config, kwargs)}
+        return self.encoder(**known, **kwargs)
 
 
 class CompressedEncoderTaskModel(CompressedEncoderPreTrainedModel):

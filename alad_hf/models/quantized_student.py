@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.quantizers import AutoHfQuantizer
@@ -18,6 +19,14 @@ FLOAT_PARTS = ("adapter", "model.adapter", "classifier", "qa_outputs")
 def is_quantized(model: nn.Module) -> bool:
     """Whether a weight of the model is one of torchao's tensors; torchao itself need not be there to ask."""
     return any(type(parameter.data).__module__.startswith("torchao.") for parameter in model.parameters())
+
+
+def plain_tensors(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """What a tensor consists of: itself, or the codes and scales of a quantized one, which poses as a float tensor."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return [tensor]
+    names, _ = tensor.__tensor_flatten__()
+    return [part for name in names for part in plain_tensors(getattr(tensor, name))]
 
 
 def check_frozen(student: nn.Module, frozen: bool | None) -> None:
@@ -104,5 +113,6 @@ __all__ = [
     "float_config",
     "is_quantized",
     "keep_quantization",
+    "plain_tensors",
     "spare_float_parts",
 ]

@@ -5,24 +5,28 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-INDEX_FILE = "model.safetensors.index.json"
+INDEX_FILES = ("*.safetensors.index*.json", "*.bin.index*.json")
+"""Of any name and variant; `variant="fp16"` reads model.safetensors.index.fp16.json."""
 
 
 def check_shard_names(name_or_path: object, subfolder: str = "") -> None:
-    """Refuse a local checkpoint whose index names files elsewhere; of the Hub's, huggingface_hub refuses them.
+    """Refuse a local checkpoint with an index that names files elsewhere; of the Hub's, huggingface_hub refuses them.
 
     Args:
         name_or_path: What `from_pretrained` is given.
         subfolder: Likewise.
 
     Raises:
-        ValueError: The index is no such file, or names a file outside its folder.
+        ValueError: An index is no such file, or names a file outside its folder.
     """
     if not isinstance(name_or_path, (str, Path)):
         return
-    index = Path(name_or_path) / subfolder / INDEX_FILE
-    if not index.is_file():
-        return
+    folder = Path(name_or_path) / subfolder
+    for index in sorted(path for pattern in INDEX_FILES for path in folder.glob(pattern)):
+        _check_index(index)
+
+
+def _check_index(index: Path) -> None:
     try:
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
         outside = sorted(name for name in set(names) if Path(name).name != name)

@@ -15,6 +15,7 @@ from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig,
 from .own_encoders import own_encoders
 from .quantized_student import asking_for_torchao
 from .shard_names import check_shard_names
+from .teacher import accepted_arguments
 
 
 def build_student(config: PreTrainedConfig) -> PreTrainedModel:
@@ -32,7 +33,7 @@ def load_student(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
             `trust_remote_code=True`, nor asked about.
 
     Raises:
-        ValueError: The checkpoint lacks weights of the encoder itself.
+        ValueError: The checkpoint lacks weights of the encoder itself, or is an encoder-decoder.
         ImportError: It is quantized by torchao, which is not installed.
     """
     kwargs.setdefault("trust_remote_code", False)
@@ -48,6 +49,7 @@ def load_student(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
             f"{name_or_path!r} lacks {len(missing)} tensors of a {type(student).__name__}, such as {missing[:3]}; "
             "a student needs a complete encoder."
         )
+    _check_no_encoder_decoder(student)
     return student
 
 
@@ -55,7 +57,8 @@ def bare_encoder(student: nn.Module) -> PreTrainedModel:
     """The encoder under a model's task head; adapters of peft are merged into a copy of it.
 
     Raises:
-        ValueError: Adapters that peft cannot merge into the weights, or that were not added by `get_peft_model`.
+        ValueError: Adapters that peft cannot merge into the weights, or that were not added by `get_peft_model`; or an
+            encoder-decoder.
     """
     if isinstance(student, PreTrainedModel):
         if getattr(student, "_hf_peft_config_loaded", False):
@@ -64,6 +67,7 @@ def bare_encoder(student: nn.Module) -> PreTrainedModel:
                 "load_adapter). Wrap the model without them in peft.PeftModel.from_pretrained(...), which is merged "
                 "into an ordinary student."
             )
+        _check_no_encoder_decoder(student.base_model)
         return student.base_model
     if not hasattr(student, "merge_and_unload"):
         kinds = sorted({config.peft_type.value for config in getattr(student, "peft_config", {}).values()})
@@ -71,7 +75,17 @@ def bare_encoder(student: nn.Module) -> PreTrainedModel:
             f"A {type(student).__name__} {kinds} is no student: it is no transformers model, nor adapters that can be "
             "merged into one. Take a method that changes weights, such as LoRA."
         )
-    return copy.deepcopy(student).merge_and_unload().base_model
+    encoder = copy.deepcopy(student).merge_and_unload().base_model
+    _check_no_encoder_decoder(encoder)
+    return encoder
+
+
+def _check_no_encoder_decoder(student: nn.Module) -> None:
+    if "decoder_input_ids" in accepted_arguments(student):
+        raise ValueError(
+            f"A {type(student).__name__} is an encoder-decoder, whose last states belong to the decoder, which does "
+            "not see the tokens that follow. Take an encoder or a decoder alone as the student, such as a BertModel."
+        )
 
 
 def _without_pooler(config: PreTrainedConfig) -> dict[str, bool]:

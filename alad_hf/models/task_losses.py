@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn import functional
 
+from .alignment_loss import at_least_one
+
 IGNORED = -100
 """Label that carries no loss."""
 
@@ -22,11 +24,11 @@ def token_loss(
     Returns:
         A scalar; 0 where no label counts.
     """
-    items = (labels != IGNORED).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+    items = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
     total = functional.cross_entropy(
         logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
     )
-    return total / items
+    return total / at_least_one(items)
 
 
 def text_loss(
@@ -51,7 +53,7 @@ def text_loss(
         several = "single_label_classification" if is_class else "multi_label_classification"
         problem_type = "regression" if logits.shape[1] == 1 else several
     counts = labels != IGNORED
-    items = counts.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+    items = at_least_one(counts.sum() if num_items_in_batch is None else num_items_in_batch)
     logits = logits.float()
     if problem_type == "single_label_classification":
         return functional.cross_entropy(logits, labels.flatten(), ignore_index=IGNORED, reduction="sum") / items

@@ -20,6 +20,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from .shard_names import check_shard_names
+
 # Casing, accents, byte fallback, digits, punctuation, scripts, emoji, odd blanks, sub-words: where tokenizers differ.
 TOKENIZATION_PROBES = (
     "The quick brown fox jumped over 13 lazy dogs, didn't it?",
@@ -64,8 +66,12 @@ def load_teacher(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
         name_or_path: Folder or Hub id.
         **kwargs: For `from_pretrained`, such as `revision` or `token`. No code of the checkpoint is run without
             `trust_remote_code=True`, nor asked about.
+
+    Raises:
+        ValueError: An index of its weights names a file outside its folder.
     """
     kwargs.setdefault("trust_remote_code", False)
+    check_shard_names(name_or_path, kwargs.get("subfolder", ""))
     config = AutoConfig.from_pretrained(name_or_path, **kwargs)
     architectures = " ".join(config.architectures or [])
     if "ForTokenClassification" in architectures:
@@ -113,8 +119,7 @@ def teacher_signal(
     inputs = {
         name: value.to(teacher.device) for name, value in inputs.items() if value is not None and name in accepted
     }
-    options = {"use_cache": False} if "use_cache" in accepted else {}
-    outputs = teacher(**inputs, **options, output_hidden_states=True, return_dict=True)
+    outputs = teacher(**inputs, **without_cache(accepted), output_hidden_states=True, return_dict=True)
     states = _mean_of_layers(outputs.hidden_states, layers)
     answers = "start_logits" in outputs
     logits = outputs.get("logits")
@@ -199,6 +204,11 @@ def accepted_arguments(module: nn.Module) -> frozenset[str]:
     return frozenset(inspect.signature(type(module).forward).parameters)
 
 
+def without_cache(accepted: frozenset[str]) -> dict[str, bool]:
+    """What keeps a decoder from remembering every layer's keys and values, where its `forward` takes it."""
+    return {"use_cache": False} if "use_cache" in accepted else {}
+
+
 def tagging_head(model: PreTrainedModel) -> nn.Module | None:
     """The layers that score labels: encoders call them `classifier`, most decoders `score`."""
     return getattr(model, "classifier", None) or getattr(model, "score", None)
@@ -245,4 +255,5 @@ __all__ = [
     "tagging_head",
     "teacher_signal",
     "tokenizes_alike",
+    "without_cache",
 ]

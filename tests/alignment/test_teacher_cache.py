@@ -22,6 +22,7 @@ from transformers import (
     AutoModelForTokenClassification,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    TorchAoConfig,
 )
 
 from alad_hf import AlAdForTokenClassification
@@ -281,6 +282,23 @@ class TestReuse:
         cached = cache(ten, teacher, tmp_path)
         assert sum(runs) == 1 + 2, "one row tells the widths, two are new"
         assert len(cached) == 10
+
+
+def test_a_teacher_in_int8_is_read_and_known_by_its_weights(tmp_path: Path, runs: list[int]) -> None:
+    quantization = pytest.importorskip("torchao.quantization", reason="torchao is not installed")
+    rows, setting = dataset(), TorchAoConfig(quantization.Int8WeightOnlyConfig())
+    for seed in (1, 2):
+        tiny_teacher(seed=seed).save_pretrained(tmp_path / str(seed))
+    arguments = {"folder": tmp_path / "cache", "dtype": "float32"}
+    for name, passes in (("1", True), ("1", False), ("2", True)):
+        teacher = AutoModelForTokenClassification.from_pretrained(tmp_path / name, quantization_config=setting)
+        cached = cache(rows, teacher, **arguments)
+        assert bool(runs) is passes, name
+        runs.clear()
+    with torch.no_grad():
+        names = ("input_ids", "attention_mask", "token_type_ids")
+        one = teacher(**{name: torch.tensor([rows[0][name]]) for name in names})
+    torch.testing.assert_close(cached[0]["teacher_logits"], one.logits[0], atol=1e-5, rtol=0)
 
 
 class TestInterruption:

@@ -192,6 +192,7 @@ class TestTokenWeights:
         ("svd", {"ratio": 4, "bits": 3}, r"\['bits'\] are no options of method='svd'"),
         ("svd", {"ratio": 4, "factor_dtype": "int8"}, "factor_dtype must be one of .* got 'int8'"),
         ("int8", {"ratio": 100}, "too few"),
+        ("int8", {"clipping": False}, r"\['clipping'\] are no options of method='int8'"),
         ("int4", {"row_weights": torch.ones(400)}, "cannot weight rows"),
         ("svd", {"ratio": 4, "row_weights": torch.ones(3)}, "must be 400 finite numbers"),
         ("svd", {"ratio": 4, "row_weights": -torch.ones(400)}, "none negative"),

@@ -11,15 +11,17 @@ import pytest
 import torch
 from graft_models import DEPTH, HEADS, LAYOUTS, NEURONS, model_of, rows, states, text_for
 from tiny import tiny_config, tiny_tokenizer
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel, AutoModelForTokenClassification, PreTrainedModel
 
 from alad_hf import AlAdForTokenClassification
-from alad_hf.compression import graft_layers, truncate_layers
+from alad_hf.compression import compress_embeddings, graft_layers, truncate_layers
 from alad_hf.compression.calibration import reading, run_layers
 from alad_hf.compression.encoder_layouts import encoder_layers
 from alad_hf.compression.grafting import choose_parts, write_grafts
 from alad_hf.compression.importance import Importance
 from alad_hf.compression.refit import LayerSources
+from alad_hf.compression.wrapping import wrap_encoder
+from alad_hf.models.layer_widths import layer_width, set_layer_width
 
 GROUPS = [[0, 1], [2, 3]]
 
@@ -219,6 +221,52 @@ def test_grafting_a_graft_records_the_layers_of_the_first_model() -> None:
     assert record["layer_map"] == [[0, 1], [2, 3]]
     assert record["heads"][1] == first.config.compression["heads"][2]
     assert record["made_of"] == "grafting"
+
+
+@pytest.mark.parametrize("name", ["bert", "mpnet"])
+@pytest.mark.parametrize("changes", [{"extra_neurons": 3}, {"extra_heads": 1}])
+def test_a_graft_of_wider_layers_is_grafted_again(name: str, changes: dict[str, int], tmp_path: Path) -> None:
+    model = model_of(name, tagger=True)
+    first = graft(model, None, groups=[[0], [1], [2, 3]], **changes)
+    second = graft(first, None, groups=[[0, 1], [2]], **changes)
+    widths = [(part.heads, part.neurons) for part in encoder_layers(second)]
+    assert widths == [(HEADS + changes.get("extra_heads", 0), NEURONS + changes.get("extra_neurons", 0))] * 2
+    third = graft(second, 1)  # to the width of its last layer
+    assert [(part.heads, part.neurons) for part in encoder_layers(third)] == widths[:1]
+    assert second.config.compression["layer_map"] == [[0, 1], [2, 3]]
+    assert third.config.compression["layer_map"] == [[0, 1, 2, 3]]
+    text = text_for(model)
+    for number, student in enumerate((second, third)):
+        student.save_pretrained(tmp_path / str(number))
+        loaded = AutoModelForTokenClassification.from_pretrained(tmp_path / str(number)).eval()
+        assert torch.equal(states(loaded, text), states(student, text))
+
+
+def test_a_graft_of_a_compressed_embedding_keeps_it_and_its_record() -> None:
+    model = compress_embeddings(model_of(), "int8")
+    student = graft(model)
+    assert type(student) is type(model) and student.config.embedding == model.config.embedding
+    assert student.config.compression["embedding"] == model.config.compression["embedding"]
+    assert student.config.compression["method"] == "grafting"
+    wider = graft(student, 1, extra_neurons=2)
+    assert wider.config.layer_widths == [{"heads": HEADS, "intermediate": NEURONS + 2}]
+    assert wider.config.compression["embedding"] == model.config.compression["embedding"]
+
+
+def test_mpnets_heads_find_their_places_from_layers_with_fewer_heads() -> None:
+    pruned = model_of("mpnet")
+    set_layer_width(encoder_layers(pruned)[2].layer, heads=2, intermediate=NEURONS)
+    student = graft(wrap_encoder(pruned), None, groups=[[0], [1], [2, 3]], refit=False)
+    assert [part.heads for part in encoder_layers(student)] == [HEADS] * 3
+
+
+def test_mpnets_heads_keep_their_places_in_a_layer_with_other_ones() -> None:
+    model = model_of("mpnet")
+    set_layer_width(encoder_layers(model)[1].layer, HEADS, NEURONS, position_heads=[3, 2, 1, 0])
+    lower = [(0, head) for head in range(HEADS)]
+    sources = [LayerSources([0, 1], lower, [(1, one) for one in range(NEURONS)])]
+    student = write_grafts(model, [*sources, whole(model, 2, [2]), whole(model, 3, [3])])
+    assert layer_width(encoder_layers(student)[0].layer)["position_heads"] == [0, 1, 2, 3]
 
 
 def test_same_seed_same_graft() -> None:

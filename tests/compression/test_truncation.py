@@ -14,12 +14,17 @@ from transformers import (
     AutoModel,
     AutoModelForTokenClassification,
     BertModel,
+    LlamaConfig,
+    LlamaModel,
     PreTrainedConfig,
     PreTrainedModel,
 )
 
 from alad_hf import AlAdForTokenClassification
+from alad_hf.compression import compress_embeddings
 from alad_hf.compression.truncation import find_layers, groups_of, truncate_layers
+from alad_hf.compression.wrapping import wrap_encoder
+from alad_hf.models.layer_widths import encoder_layers, set_layer_width
 
 DEPTH = 4
 TEXTS = ["jones works for acme in london .", "smith visited the un", "new york and berlin played", "a b c d e f"] * 5
@@ -269,3 +274,45 @@ def test_the_student_of_a_frozen_teacher_can_be_trained() -> None:
         student = truncate_layers(teacher, "bottom", 1, texts=TEXTS, tokenizer=tokenizer, refit=refit)
         assert all(parameter.requires_grad for parameter in student.parameters())
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "modernbert"])
+@pytest.mark.parametrize("layer_map", [[0, 2], [0, 2, 1]])
+def test_a_compressed_model_loses_the_layers_that_the_stock_one_does(
+    name: str, layer_map: list[int], tmp_path: Path
+) -> None:
+    skip_where_transformers_cannot_reload(name, layer_map)
+    model = deep_model(name)
+    compressed = compress_embeddings(model, "int8")
+    student = truncate_layers(compressed, layer_map)
+    assert type(student) is type(compressed) and student.config.num_hidden_layers == len(layer_map)
+    assert "num_hidden_layers" not in student.config.to_dict()  # the encoder in it says so
+    assert torch.equal(states(student), states(compress_embeddings(truncate_layers(model, layer_map), "int8")))
+    assert student.config.compression["embedding"] == compressed.config.compression["embedding"]
+    assert student.config.compression["layer_map"] == [[index] for index in layer_map]
+    student.save_pretrained(tmp_path)
+    assert torch.equal(states(AutoModel.from_pretrained(tmp_path)), states(student))
+    assert compressed.config.num_hidden_layers == DEPTH and states(compressed).isfinite().all()
+
+
+def test_a_compressed_model_is_refitted_and_keeps_the_widths_of_its_layers(tmp_path: Path) -> None:
+    model = deep_model("bert")
+    widths = [{"heads": 1 + index % 2, "intermediate": 10 + index} for index in range(DEPTH)]
+    for layer, width in zip(encoder_layers(model), widths, strict=True):
+        set_layer_width(layer, **width)
+    compressed = wrap_encoder(model)
+    student = truncate_layers(compressed, [0, 3], texts=TEXTS, tokenizer=tiny_tokenizer(), refit=True)
+    assert student.config.layer_widths == [widths[0], widths[3]]
+    assert compressed.config.layer_widths == widths and "num_hidden_layers" not in vars(compressed.config)
+    student.save_pretrained(tmp_path)
+    assert torch.equal(states(AutoModel.from_pretrained(tmp_path)), states(student))
+
+
+@pytest.mark.parametrize("layer_map", [[0, 3], [3, 1]])
+def test_a_truncated_decoder_reads_before_it_is_saved_and_after(layer_map: list[int], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "vocab_size": 99}
+    student = truncate_layers(LlamaModel(LlamaConfig(num_hidden_layers=DEPTH, **sizes)).eval(), layer_map)
+    assert [layer.self_attn.layer_idx for layer in student.layers] == [0, 1]
+    student.save_pretrained(tmp_path)
+    assert torch.equal(states(AutoModel.from_pretrained(tmp_path)), states(student))

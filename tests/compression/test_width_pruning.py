@@ -10,7 +10,7 @@ from graft_models import DEPTH, HEADS, LAYOUTS, NEURONS, model_of, rows, states,
 from tiny import tiny_tokenizer
 from transformers import AutoModelForTokenClassification, PreTrainedModel
 
-from alad_hf.compression import prune_width
+from alad_hf.compression import graft_layers, prune_width
 from alad_hf.compression.encoder_layouts import encoder_layers
 from alad_hf.compression.importance import layer_importance
 
@@ -49,6 +49,23 @@ def test_nothing_taken_out_is_the_model() -> None:
     same = prune(model)
     assert type(same) is type(model)
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in same.state_dict().items())
+
+
+def test_without_a_number_a_layer_keeps_what_it_has() -> None:
+    texts = {"texts": rows(), "tokenizer": tiny_tokenizer()}
+    wider = graft_layers(model_of(), groups=[[0], [1], [2, 3]], extra_neurons=3, extra_heads=1, **texts)
+    fewer_heads = prune(wider, heads=1)
+    assert [(part.heads, part.neurons) for part in encoder_layers(fewer_heads)] == [
+        (1, NEURONS),
+        (1, NEURONS),
+        (1, NEURONS + 3),
+    ]
+    fewer_neurons = prune(wider, neurons=10)
+    assert [(part.heads, part.neurons) for part in encoder_layers(fewer_neurons)] == [
+        (HEADS, 10),
+        (HEADS, 10),
+        (HEADS + 1, 10),
+    ]
 
 
 @pytest.mark.parametrize("changes", [{"heads": 0}, {"heads": HEADS + 1}, {"neurons": 0}, {"neurons": NEURONS + 1}])

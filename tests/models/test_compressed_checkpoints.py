@@ -16,8 +16,10 @@ from transformers import AutoModel, AutoModelForTokenClassification, PreTrainedM
 
 from alad_hf import AlAdForTokenClassification, CompressedEncoderConfig, CompressedEncoderModel
 from alad_hf.compression.wrapping import wrap_encoder
+from alad_hf.data.token_labels import usable_positions
 from alad_hf.evaluation.efficiency import stored_bytes
 from alad_hf.models.compressed_embeddings import BinaryCodeEmbedding
+from alad_hf.models.layer_widths import encoder_layers, set_layer_width
 
 QUANTIZED = {
     "method": "product_quantized",
@@ -92,6 +94,30 @@ class TestAlAdOverIt:
             [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, env=environment
         )
         assert done.returncode == 0, done.stderr
+
+
+class TestAlAdOverLayersOfTheirOwnWidth:
+    def student(self) -> PreTrainedModel:
+        stock = stock_model("roberta", AutoModel)
+        set_layer_width(encoder_layers(stock)[0], heads=1, intermediate=10)
+        return wrap_encoder(stock)
+
+    def test_it_is_resized_and_saved(self, tmp_path: Path) -> None:
+        model = AlAdForTokenClassification.from_student_pretrained(self.student(), hidden_size=24, num_labels=5)
+        before = result(model)
+        model.resize_token_embeddings(len(VOCABULARY) + 3)
+        assert model.config.text_config.text_config.vocab_size == len(VOCABULARY) + 3
+        assert "vocab_size" not in model.config.text_config.to_dict()
+        model.save_pretrained(tmp_path)
+        loaded = AutoModelForTokenClassification.from_pretrained(tmp_path)
+        assert loaded.get_input_embeddings().weight.shape == (len(VOCABULARY) + 3, 16)
+        torch.testing.assert_close(result(loaded), before, atol=1e-6, rtol=0)
+
+    def test_it_has_the_positions_of_the_student(self) -> None:
+        student = self.student()
+        model = AlAdForTokenClassification.from_student_pretrained(student, hidden_size=24, num_labels=5)
+        positions = student.config.text_config.max_position_embeddings
+        assert usable_positions(model.config) == usable_positions(student.config) == positions - 1  # padding is 0 here
 
 
 class TestOnDisk:

@@ -291,6 +291,13 @@ class TestWrapping:
             {"layer_widths": [WIDTHS[0], {"heads": 1, "intermediate": 1, "position_heads": [0, 0]}]},
             "position_heads must be a list of 1 heads",
         ),
+        (
+            {
+                "text_config": tiny_config(hidden_size=4096, num_attention_heads=1),
+                "layer_widths": [{"heads": 4096, "intermediate": 1_048_576}] * 2,
+            },
+            r"layer_widths describes layers of about 5\.\de\+11 parameters together; they may have 1e\+10",
+        ),
         ({"compression": {"a": {1, 2}}}, "compression must be plain JSON"),
         ({"text_config": CompressedEncoderConfig()}, "wrap_encoder compresses one further without nesting"),
     ],

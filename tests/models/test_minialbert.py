@@ -407,11 +407,12 @@ class TestLosses:
                 ).loss
                 for row in range(3)
             ]
+            nothing = model(**inputs(), labels=torch.full_like(labels, -100), num_items_in_batch=0).loss
             states = model.model(**inputs()).last_hidden_state[:, 0]
         torch.testing.assert_close(outputs.logits, model.classifier(states))
         torch.testing.assert_close(outputs.loss, oracle(outputs.logits, labels))
         torch.testing.assert_close(sum(parts), outputs.loss)
-        assert model.config.problem_type == problem_type
+        assert nothing == 0 and model.config.problem_type == problem_type
 
     def test_of_texts_with_labels_of_another_shape(self) -> None:
         model = filled(MiniAlbertForSequenceClassification, problem_type="multi_label_classification")

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from model_contract import ModelContract
-from tiny import STUDENT_CONFIGS, TAGS, random_batch, tiny_config, tiny_teacher, tiny_tokenizer
+from tiny import STUDENT_CONFIGS, TAGS, VOCABULARY, random_batch, tiny_config, tiny_teacher, tiny_tokenizer
 from torch.nn import functional
 from transformers import (
     AutoModel,
     AutoModelForCausalLM,
     AutoModelForQuestionAnswering,
     AutoModelForTokenClassification,
+    BartConfig,
     GPT2Config,
     LlamaConfig,
     PreTrainedConfig,
@@ -24,6 +25,8 @@ from transformers import (
 )
 
 from alad_hf import AlAdConfig, AlAdForQuestionAnswering, AlAdForTokenClassification, AlAdModel
+from alad_hf.compression.wrapping import wrap_encoder
+from alad_hf.models.student import load_student
 from alad_hf.models.teacher import teacher_signal
 
 
@@ -228,6 +231,12 @@ class TestAlignmentLoss:
             model(**part, num_items_in_batch=items).loss.backward()
         for name, gradient in whole.items():
             torch.testing.assert_close(model.get_parameter(name).grad, gradient, atol=1e-6, rtol=1e-4)
+
+    def test_a_step_without_labels_has_no_loss_and_harms_nothing(self) -> None:
+        model, batch = self.model(), random_batch()
+        model(**{**batch, "labels": torch.full_like(batch["labels"], -100)}, num_items_in_batch=0).loss.backward()
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        assert gradients and all(not gradient.any() for gradient in gradients)
 
     def test_unlabelled_tokens_count_without_a_task_loss(self) -> None:
         model, batch, columns = self.model(), random_batch(), self.columns()
@@ -791,3 +800,29 @@ def test_configurations_out_of_bounds_are_refused(changes: dict, message: str) -
 def test_unknown_student_architecture_is_named() -> None:
     with pytest.raises(ValueError, match="model_type='nonesuch', which this version of transformers does not know"):
         AlAdConfig(text_config={"model_type": "nonesuch"})
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_decoder_keeps_no_cache(compressed: bool) -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    student = AutoModel.from_config(LlamaConfig(**sizes, vocab_size=len(VOCABULARY)))
+    student = wrap_encoder(student) if compressed else student
+    model = AlAdForTokenClassification.from_student_pretrained(student, hidden_size=24, num_labels=5)
+    kept: list = []
+    model.model.encoder.register_forward_hook(lambda module, inputs, output: kept.append(output.past_key_values))
+    batch = {name: value for name, value in random_batch().items() if name != "labels"}
+    model(**batch)
+    model(**batch, use_cache=True)
+    assert kept[0] is None and kept[1] is not None
+
+
+def test_an_encoder_decoder_is_no_student(tmp_path: Path) -> None:
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": len(VOCABULARY)}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "max_position_embeddings": 64}
+    student = AutoModel.from_config(BartConfig(**sizes, **heads, encoder_ffn_dim=8, decoder_ffn_dim=8))
+    student.save_pretrained(tmp_path)
+    message = "A BartModel is an encoder-decoder, whose last states belong to the decoder"
+    with pytest.raises(ValueError, match=message):
+        AlAdForTokenClassification.from_student_pretrained(student, hidden_size=24, num_labels=5)
+    with pytest.raises(ValueError, match=message):
+        load_student(str(tmp_path))

@@ -21,6 +21,8 @@ from transformers import (
 )
 
 from alad_hf import AlAdForTokenClassification, AlAdModel
+from alad_hf.compression import compress_embeddings
+from alad_hf.compression.wrapping import wrap_encoder
 from alad_hf.evaluation.efficiency import count_parameters, stored_bytes
 from alad_hf.training.stages import align, published_arguments
 
@@ -278,3 +280,13 @@ class TestRefusals:
         ):
             with pytest.raises(ImportError, match=r"by torchao, which is not installed.*pip install torchao"):
                 load()
+
+
+def test_is_compressed_before_it_is_quantized(folder: Path, tmp_path: Path) -> None:
+    for compress in (wrap_encoder, lambda model: compress_embeddings(model, "svd", rank=4)):
+        with pytest.raises(ValueError, match="this BertModel are quantized. Compress the model in float"):
+            compress(quantized(folder))
+    compress_embeddings(AutoModel.from_pretrained(folder), "svd", rank=4).save_pretrained(tmp_path / "small")
+    small = quantized(tmp_path / "small")
+    assert weights(small)
+    logits(alad(small))
