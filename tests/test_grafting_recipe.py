@@ -147,6 +147,8 @@ def test_the_distilled_loss_is_its_terms_over_the_items(name: str) -> None:
     ours, theirs = plain.logits.log_softmax(-1), logits.log_softmax(-1)
     expected += (theirs.exp() * (theirs - ours)).sum(-1)[real].sum()
     torch.testing.assert_close(loss, expected / 7)
+    with torch.no_grad(), distilling(model):
+        assert model(**{**batch, "labels": torch.full_like(batch["labels"], -100)}, num_items_in_batch=0).loss == 0
 
 
 def test_a_model_trained_in_mixed_precision_is_the_stock_one_again() -> None:

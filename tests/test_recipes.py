@@ -12,7 +12,9 @@ from tiny import TAGS, VOCABULARY, tiny_config, tiny_teacher, tiny_tokenizer
 from transformers import AutoModel, AutoModelForTokenClassification, AutoTokenizer, TrainerCallback
 
 from alad_hf import AlAdForTokenClassification
-from alad_hf.recipes import DEFAULTS, Budget, exchange_mentions, train_tagger
+from alad_hf.recipes import DEFAULTS, Budget, exchange_mentions, graft_tagger, train_tagger
+from alad_hf.recipes.stages import Task, _with_stock_head, load_parts
+from alad_hf.recipes.tagging import with_tags_of
 
 FEATURES = Features({"tokens": List(Value("string")), "tags": List(ClassLabel(names=TAGS))})
 SENTENCES = [
@@ -156,6 +158,13 @@ def test_a_budget_is_completed_by_its_mode() -> None:
         assert (few.learning_rate, few.seed, few.epochs) == (1e-3, 4, DEFAULTS[mode].epochs)
         assert (few.alignment_epochs, many.alignment_epochs) == (1, 3)
         assert Budget(alignment_epochs=0).completed(mode, exchanged=True).alignment_epochs == 0
+    for budget, mode, exchanged in (
+        (Budget(alignment_epochs=2), "plain", True),
+        (Budget(), "plain", False),
+        (Budget(alignment_epochs=0), "joint", False),
+    ):
+        with pytest.raises(ValueError, match="unread|read for what a teacher says"):
+            budget.completed(mode, exchanged=exchanged)
     for wrong in ({"epochs": 0}, {"alignment_epochs": -1}, {"batch_size": 0}, {"learning_rate": 0.0}):
         with pytest.raises(ValueError, match=rf"Budget\({next(iter(wrong))}="):
             Budget(**wrong)
@@ -180,3 +189,37 @@ def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="WORLD_SIZE=2: a recipe .* in one process.*docs/train_on_several_gpus"):
         train_tagger("student", None, tmp_path)
+    with pytest.raises(ValueError, match="WORLD_SIZE=2: a recipe"):
+        graft_tagger("tagger", None, tmp_path, num_hidden_layers=1)
+
+
+def test_every_split_has_its_own_tag_ids() -> None:
+    """Splits of one data set may number their tags in other orders."""
+    teacher = tiny_teacher()
+    names = [teacher.config.id2label[index] for index in range(len(TAGS))]
+    other = list(reversed(names))
+    data = dataset()
+    tags = [[names[tag] for tag in row] for row in data["tags"]]
+    turned = data.remove_columns("tags").add_column("tags", [[other.index(name) for name in row] for row in tags])
+    turned = turned.cast_column("tags", List(ClassLabel(names=other)))
+    given = with_tags_of(teacher, DatasetDict(train=data, test=turned))
+    assert given["test"]["tags"][:] == given["train"]["tags"][:]
+    assert given["test"].features["tags"].feature.names == names
+
+
+# peft 0.21 itself still asks transformers under a name that 5.23 deprecates.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_adapters_of_peft_are_merged_before_an_encoder_is_trained_alone(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft", reason="peft is not installed: pip install 'alad_hf[lora]'")
+    encoder = AutoModel.from_config(tiny_config())
+    lora = peft.LoraConfig(r=2, target_modules=["query"], init_lora_weights=False)
+    wrapped = peft.get_peft_model(encoder, lora).eval()
+    parts = load_parts(
+        wrapped, tokenizer=tiny_tokenizer(), teacher=None, teacher_tokenizer=None, keep_layers=None, seed=0
+    )
+    task = Task("ner", AutoModelForTokenClassification, AlAdForTokenClassification, dict, "f1", dict)
+    tagger = _with_stock_head(task, parts.encoder).eval()
+    inputs = tiny_tokenizer()("smith works in london .", return_tensors="pt")
+    with torch.no_grad():
+        states = tagger.base_model(**inputs).last_hidden_state
+        torch.testing.assert_close(states, wrapped(**inputs).last_hidden_state, atol=1e-5, rtol=1e-4)

@@ -124,7 +124,8 @@ def split_at_random(count: int, seed: int) -> dict[str, list[int]]:
     if count < 10:
         raise ValueError(
             f"found {count} items, expected at least 10 to split one file into train, validation and test; "
-            "pass a mapping such as {'train': file, 'test': other_file} to use files whole"
+            "to use files whole, pass a mapping such as {'train': file, 'test': other_file}, or a folder of files "
+            "with these names"
         )
     order = list(range(count))
     random.Random(seed).shuffle(order)

@@ -38,20 +38,23 @@ def encode_text(
 
     Raises:
         TypeError: `texts` is one string, whose characters would be taken for texts.
-        ValueError: None of the columns is there, a tokenizer is a slow one, the teacher's tokenizer is another one
-            and there are only `input_ids`, or fewer tokens than `minimum_coverage` have a counterpart.
+        ValueError: There is no text, rows of `input_ids` are longer than `max_length`, none of the columns is there, a
+            tokenizer is a slow one, the teacher's tokenizer is another one and there are only `input_ids`, or fewer
+            tokens than `minimum_coverage` have a counterpart.
     """
     if isinstance(texts, str):
         raise TypeError(f"texts must be a list of strings or a dataset, got the string {texts[:40]!r}; pass [text].")
     check_fast(tokenizer)
     dataset = texts if isinstance(texts, Dataset) else Dataset.from_dict({"text": list(texts)})
+    if not len(dataset):
+        raise ValueError("There is no text: pass at least one string or row.")
     names = [name for name in tokenizer.model_input_names if name in dataset.column_names]
     if teacher_tokenizer is not None and tokenizes_alike(tokenizer, teacher_tokenizer):
         teacher_tokenizer = None
     if teacher_tokenizer is not None:
         names += [name for name in TEACHER_COLUMNS if name in dataset.column_names]
     if "input_ids" in names and (teacher_tokenizer is None or "teacher_alignment" in names):
-        return dataset.select_columns(names)
+        return _short_enough(dataset.select_columns(names), max_length)
     if "tokens" in dataset.column_names:
         words = encode_tagged_words(
             dataset.select_columns(["tokens"]),
@@ -63,15 +66,7 @@ def encode_text(
         )
         return words.remove_columns("sentence")
     if "text" not in dataset.column_names:
-        if teacher_tokenizer is not None:
-            raise ValueError(
-                "The teacher tokenizes otherwise than the student, so it must read the text itself, and there is only "
-                f"{dataset.column_names}. Pass a column text or tokens (words), or rows that were encoded with "
-                "teacher_tokenizer=..., or take a teacher with the student's tokenizer."
-            )
-        raise ValueError(
-            f"Text is read from a column text, tokens or input_ids; there is only {dataset.column_names}."
-        )
+        raise ValueError(_nothing_to_read(dataset.column_names, teacher_tokenizer is not None))
 
     def encode(batch: dict[str, list]) -> dict[str, list]:
         encoded = tokenizer(batch["text"], truncation=True, max_length=max_length, return_overflowing_tokens=True)
@@ -84,3 +79,24 @@ def encode_text(
 
     encoded = dataset.map(encode, batched=True, remove_columns=dataset.column_names, desc="Tokenizing")
     return covered_enough(encoded, minimum_coverage) if teacher_tokenizer is not None else encoded
+
+
+def _short_enough(rows: Dataset, max_length: int) -> Dataset:
+    for batch in rows.select_columns("input_ids").with_format(None).iter(1000):
+        longest = max(map(len, batch["input_ids"]))
+        if longest > max_length:
+            raise ValueError(
+                f"A row has {longest} tokens, and {max_length} fit: rows of input_ids are not cut. Encode the text "
+                f"itself (a column text or tokens), or with max_length={max_length}."
+            )
+    return rows
+
+
+def _nothing_to_read(columns: list[str], by_teacher: bool) -> str:
+    if by_teacher:
+        return (
+            f"The teacher tokenizes otherwise than the student, so it must read the text itself, and there is only "
+            f"{columns}. Pass a column text or tokens (words), or rows that were encoded with teacher_tokenizer=..., "
+            "or take a teacher with the student's tokenizer."
+        )
+    return f"Text is read from a column text, tokens or input_ids; there is only {columns}."

@@ -153,7 +153,7 @@ def export_onnx(
     if is_quantized(model) or getattr(model.config, "quantization_config", None) is not None:
         raise ValueError(
             f"This {type(model).__name__} is quantized already (its weights are another library's tensors, which "
-            "ONNX cannot hold). Load it in float, without quantization_config, and pass quantize='int8' here."
+            "ONNX cannot hold). Load it in float, without quantization_config, and pass quantize='int8' (--int8) here."
         )
     with _written_whole(output_folder) as folder, _as_exported(model) as exported:
         names = [name for name in _INPUTS if name in {*tokenizer.model_input_names} & accepted_arguments(exported)]

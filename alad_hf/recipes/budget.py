@@ -46,8 +46,21 @@ class Budget:
 
         Args:
             mode: How the model is trained.
-            exchanged: Whether the unlabelled text is made from the labelled data.
+            exchanged: Whether the unlabelled text is made from the labelled data, since none was given.
+
+        Raises:
+            ValueError: Text was given, or passes over it, and nothing will be read.
         """
+        if mode == "plain" and (self.alignment_epochs or not exchanged):
+            raise ValueError(
+                f"Unlabelled text (alignment_epochs={self.alignment_epochs}) is read for what a teacher says of it: "
+                "train with one, or leave text and alignment_epochs (--text, --alignment-epochs) out."
+            )
+        if self.alignment_epochs == 0 and not exchanged:
+            raise ValueError(
+                "alignment_epochs=0 (--alignment-epochs 0) would leave the given text unread: give it 1 or more "
+                "passes, or leave the text out."
+            )
         defaults = asdict(DEFAULTS[mode])
         if exchanged and mode != "plain":
             defaults["alignment_epochs"] = EXCHANGED_EPOCHS

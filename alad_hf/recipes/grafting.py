@@ -42,7 +42,7 @@ from ..training.distillation import distilling
 from ..training.stages import published_arguments, train
 from .budget import EXCHANGED_COPIES, MOST_EVALUATIONS, Budget
 from .exchanged_mentions import exchange_mentions
-from .stages import Task, score_and_describe
+from .stages import Task, check_one_process, score_and_describe
 from .tagging import TrainedTagger, with_tags_of
 from .validation_split import with_validation
 
@@ -107,6 +107,7 @@ def graft_tagger(
     """
     if schedule not in ("at_once", "one_by_one", "progressive"):
         raise ValueError(f"schedule must be 'at_once', 'one_by_one' or 'progressive', got {schedule!r}.")
+    check_one_process()
     if adapter and not distil:
         raise ValueError("An adapter learns from the tagger: adapter=True needs distil=True.")
     budget = (budget or Budget()).completed("joint" if distil else "plain", exchanged=texts is None)
@@ -258,7 +259,7 @@ def _graft_one_by_one(
     """The tagger with all groups grafted, trained behind each but the last, and the part of the steps that is left."""
     merged = [index for index, group in enumerate(groups) if len(group) > 1]
     part = 1 / max(1, len(merged))
-    student = run.teacher
+    student = copy.deepcopy(run.teacher)  # which stays as it is, even if nothing is merged
     for place in reversed(merged):
         first, above = groups[place][0], len(groups) - place - 1
         size = len(groups[place])

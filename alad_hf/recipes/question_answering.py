@@ -71,7 +71,8 @@ def train_question_answerer(
         keep_layers: Keep only these layers of the encoder, such as `range(2)`.
         freeze_student: Plug-and-play: train adapter and head only.
         budget: Epochs, batch size and learning rates; by default those of the mode in `DEFAULTS`.
-        max_length: Most tokens of a window of question and context; by default 384, or as many as fit the encoder.
+        max_length: Most tokens of a window of question and context; by default 384, or as many as fit encoder and
+            teacher.
         overlap: Context tokens that consecutive windows share; by default a third of `max_length`.
         dataset_name: What the card calls the data: a Hub id, path or name.
         resume: Go on from the checkpoints of an interrupted call with the same arguments.
@@ -105,6 +106,8 @@ def train_question_answerer(
     )
     budget = budget.completed(parts.mode(freeze_student), exchanged=pairs is None)
     data = with_validation(load_question_answering(data), "context")
+    if max_length is None and parts.teacher_max_length is not None:
+        max_length = min(window_sizes(parts.encoder, parts.tokenizer)[0], parts.teacher_max_length)
     max_length, overlap = window_sizes(parts.encoder, parts.tokenizer, max_length, overlap)
     windows = partial(
         _windows,

@@ -13,7 +13,6 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 from transformers import (
-    AutoTokenizer,
     EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -31,7 +30,7 @@ from ..hub.model_card import record_training, write_model_card
 from ..long_documents import state_length
 from ..models.alad_construction import load_tokenizer
 from ..models.modeling_alad import AlAdPreTrainedModel
-from ..models.student import load_student
+from ..models.student import bare_encoder, load_student
 from ..models.teacher import load_teacher
 from ..training.stages import published_arguments, train
 from .budget import MOST_EVALUATIONS, Budget, Mode
@@ -109,6 +108,15 @@ class Task:
     """`id2label` and `label2id` of the model, where the task has labels."""
 
 
+def check_one_process() -> None:
+    """Raise ValueError where several processes run a recipe."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']}: a recipe trains, scores and saves in one process. For several "
+            "take its parts, alad_hf.training.align and train, or your own Trainer: docs/train_on_several_gpus.md."
+        )
+
+
 def load_parts(
     encoder: str | PreTrainedModel,
     *,
@@ -133,11 +141,7 @@ def load_parts(
     Raises:
         ValueError: One of them is given, and no teacher is; a tokenizer cannot be loaded; or several processes run.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError(
-            f"WORLD_SIZE={os.environ['WORLD_SIZE']}: a recipe trains, scores and saves in one process. For several "
-            "take its parts, alad_hf.training.align and train, or your own Trainer: docs/train_on_several_gpus.md."
-        )
+    check_one_process()
     only_with_teacher["teacher_tokenizer"] = teacher_tokenizer
     useless = [name for name, value in only_with_teacher.items() if value is not None and value is not False]
     if teacher is None and useless:
@@ -146,15 +150,12 @@ def load_parts(
             "pass teacher=..., or leave these arguments out."
         )
     set_seed(seed)
-    tokenizer = tokenizer or AutoTokenizer.from_pretrained(
-        encoder if isinstance(encoder, str) else encoder.name_or_path, trust_remote_code=False
-    )
+    tokenizer = tokenizer or load_tokenizer(encoder if isinstance(encoder, str) else encoder.name_or_path, "tokenizer")
     if isinstance(teacher, str):
         teacher = load_teacher(teacher)
     if teacher is not None:
         teacher_tokenizer = teacher_tokenizer or load_tokenizer(teacher.name_or_path, "teacher_tokenizer")
-    if isinstance(encoder, str):
-        encoder = load_student(encoder)
+    encoder = load_student(encoder) if isinstance(encoder, str) else bare_encoder(encoder)
     if keep_layers is not None:
         encoder = truncate_layers(encoder.base_model, list(keep_layers))
     state_length(tokenizer, encoder.config)
@@ -293,6 +294,9 @@ def _with_stock_head(task: Task, encoder: PreTrainedModel) -> PreTrainedModel:
     for name, value in task.labels.items():
         setattr(config, name, value)
     model = task.stock_class.from_config(config)
-    model.base_model.load_state_dict(encoder.base_model.state_dict(), strict=False)
+    found = model.base_model.load_state_dict(encoder.base_model.state_dict(), strict=False)
+    missing = [name for name in found.missing_keys if "pooler" not in name]
+    if missing:
+        raise ValueError(f"{type(model).__name__} has weights that a {type(encoder).__name__} lacks: {missing[:5]}.")
     model.config.name_or_path = encoder.name_or_path
     return model

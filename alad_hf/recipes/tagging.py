@@ -149,20 +149,26 @@ def with_tags_of(teacher: PreTrainedModel, data: DatasetDict) -> DatasetDict:
     """
     id2label: Any = teacher.config.id2label
     names = [id2label[index] for index in sorted(teacher.config.id2label)]
-    own = data["train"].features["tags"].feature.names
-    missing = sorted(set(own) - set(names))
+    own = {split: rows.features["tags"].feature.names for split, rows in data.items()}
+    missing = sorted({name for used in own.values() for name in used} - set(names))
     if missing:
         raise ValueError(
             f"The teacher does not know the tags {missing} of the data; it has {names}. Fine-tune the teacher on this "
             "data first, or give it tags of the same names (teacher.config.id2label)."
         )
+    return DatasetDict({split: _with_names(rows, names) for split, rows in data.items()})
+
+
+def _with_names(rows: Dataset, names: list[str]) -> Dataset:
+    """Rows whose tags have the ids of `names`."""
+    own = rows.features["tags"].feature.names
     if own == names:
-        return data
+        return rows
     ids = [names.index(name) for name in own]
 
     def convert(row: dict[str, list[int]]) -> dict[str, list[int]]:
-        return {"tags": [ids[tag] for tag in row["tags"]]}
+        return {"tags": [ids[tag] if tag >= 0 else tag for tag in row["tags"]]}
 
-    features = data["train"].features.copy()
+    features = rows.features.copy()
     features["tags"] = List(ClassLabel(names=names))
-    return DatasetDict({split: rows.map(convert, features=features) for split, rows in data.items()})
+    return rows.map(convert, features=features)

@@ -11,7 +11,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from ..models.alignment_loss import distillation_divergence, squared_error
+from ..models.alignment_loss import at_least_one, distillation_divergence, squared_error
 from ..models.teacher import accepted_arguments
 
 _FORWARDS = ("forward", "_original_forward")
@@ -70,4 +70,4 @@ class _Distilling(PreTrainedModel):
         if teacher_logits is not None:
             loss = loss + distillation_divergence(outputs.logits, teacher_logits, weights)
         items = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
-        return TokenClassifierOutput(loss=loss / items, logits=outputs.logits)
+        return TokenClassifierOutput(loss=loss / at_least_one(items), logits=outputs.logits)

@@ -249,8 +249,8 @@ def even_layer_map(student_layers: int, teacher_layers: int) -> list[int]:
     if teacher_layers < student_layers:
         raise ValueError(
             f"The teacher has {teacher_layers} layers, fewer than the student's {student_layers}, so that not every "
-            "one has its own. Build the student with num_hidden_layers="
-            f"{teacher_layers} or fewer, or name a teacher layer for each of the student's: layer_map=[...]."
+            f"one has its own. Build the student with num_hidden_layers={teacher_layers} or fewer (alad-hf compress "
+            "--num-layers), or name a teacher layer for each of the student's: layer_map=[...]."
         )
     return [(step + 1) * teacher_layers // student_layers - 1 for step in range(student_layers)]
 

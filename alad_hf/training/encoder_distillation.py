@@ -145,8 +145,9 @@ def distill_encoder(
             eval_dataset=eval_rows,
             data_collator=DataCollatorForAlignment(tokenizer),
             processing_class=tokenizer,
-            callbacks=[LossTermsCallback(), *(callbacks or [])],
+            callbacks=callbacks,
         )
+        LossTermsCallback.add_to(trainer)
         if not print_logs:
             stop_printing_logs(trainer)
         trainer.train(resume_from_checkpoint=checkpoint)

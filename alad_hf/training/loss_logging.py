@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
 class LossTermsCallback(TrainerCallback):
@@ -17,8 +17,16 @@ class LossTermsCallback(TrainerCallback):
     of a step and over processes exactly as the loss is, and averaged over the steps since the last log.
 
     Example:
-        >>> trainer = Trainer(model=model, callbacks=[LossTermsCallback()], ...)
+        >>> LossTermsCallback.add_to(trainer)
     """
+
+    @classmethod
+    def add_to(cls, trainer: Trainer) -> None:
+        """Put one before the callbacks of a Trainer: those that report, to TensorBoard for one, see the terms then.
+
+        In `Trainer(callbacks=...)` it would come after them.
+        """
+        trainer.callback_handler.callbacks.insert(0, cls())
 
     def __init__(self) -> None:
         self._sums: dict[str, torch.Tensor] = {}
@@ -62,7 +70,10 @@ class LossTermsCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Close the sums of one step; the last one of an epoch may have fewer micro-batches than the others."""
-        share = 1 / (self._micro_batches * args.world_size) if self._micro_batches else 1.0
+        if self._micro_batches:
+            share = 1 / (self._micro_batches * args.world_size)
+        else:
+            share = 1.0 if args.average_tokens_across_devices else 1 / args.world_size
         for name, value in self._step_sums.items():
             self._sums[name] += share * value
         self._step_sums.clear()

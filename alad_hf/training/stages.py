@@ -115,10 +115,12 @@ def align(
         The Trainer after training; `trainer.state.log_history` has every term of the loss.
 
     Raises:
-        ValueError: No teacher, no tokenizer of it, or `args.output_dir` holds another run's checkpoints and `resume`
-            is False.
+        ValueError: No teacher, no tokenizer of it, `eval_texts` that are never read, or `args.output_dir` holds
+            another run's checkpoints and `resume` is False.
     """
     found = find_teacher(model, teacher, teacher_tokenizer)
+    if eval_texts is not None and args.eval_strategy == "no":
+        raise ValueError("eval_texts would never be read: args.eval_strategy is 'no'. Set it to 'epoch' or 'steps'.")
 
     def prepare(text: Iterable[str] | Dataset) -> Dataset:
         rows = found.encode(text, model.config, tokenizer)
@@ -184,8 +186,9 @@ def train(
         data_collator=DataCollatorForAlignment(tokenizer),
         processing_class=tokenizer,
         compute_metrics=compute_metrics,
-        callbacks=[LossTermsCallback(), *(callbacks or [])],
+        callbacks=callbacks,
     )
+    LossTermsCallback.add_to(trainer)
     if not print_logs:
         stop_printing_logs(trainer)
     if "start_positions" in trainer.label_names and "start_positions" not in train_dataset.column_names:
@@ -254,8 +257,8 @@ def checkpoint_to_resume(output_dir: str | os.PathLike | None, resume: bool) -> 
         return None
     if not resume:
         raise ValueError(
-            f"{output_dir} already holds {checkpoint.name} of an earlier run. Pass resume=True to go on from it, "
-            "or name another output_dir."
+            f"{output_dir} already holds {checkpoint.name} of an earlier run. Pass resume=True (--resume) to go on "
+            "from it, or name another output_dir (--output)."
         )
     logger.warning("Resuming from %s.", checkpoint)
     return str(checkpoint)

@@ -167,6 +167,14 @@ def test_tags_without_an_inside_continue_as_themselves() -> None:
     assert set(encoded["labels"][0][1:4]) == {1} and set(encoded["labels"][0][-4:-1]) == {2}
 
 
+def test_a_tag_below_zero_continues_as_itself() -> None:
+    data = tagged([("unplayedable unplayedable", "O B-PER")], ["O", "B-PER", "I-PER"])
+    data = data.map(lambda row: {"tags": [-1, row["tags"][1]]})
+    (labels,) = encode_tagged_words(data, tiny_tokenizer(), max_length=64, label_subwords="all")["labels"]
+    pieces = (len(labels) - 2) // 2
+    assert pieces > 1 and labels == [-100, *[-1] * pieces, 1, *[2] * (pieces - 1), -100]
+
+
 def test_what_is_refused() -> None:
     class SlowTokenizer(PythonBackend):
         vocab_size = 0

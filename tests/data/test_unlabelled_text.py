@@ -103,6 +103,16 @@ def test_encoded_rows_pass_without_their_labels() -> None:
     assert [ids.tolist() for ids in encoded["input_ids"]] == [ids.tolist() for ids in rows["input_ids"]]
 
 
+def test_rows_that_do_not_fit_and_no_rows_are_refused() -> None:
+    rows = Dataset.from_dict(dict(tiny_tokenizer()(MORE_TEXTS)))
+    longest = max(map(len, rows["input_ids"]))
+    assert encode_text(rows, tiny_tokenizer(), max_length=longest)["input_ids"][:] == rows["input_ids"][:]
+    with pytest.raises(ValueError, match=f"A row has {longest} tokens, and {longest - 1} fit"):
+        encode_text(rows, tiny_tokenizer(), max_length=longest - 1)
+    with pytest.raises(ValueError, match="There is no text"):
+        encode_text([], tiny_tokenizer(), max_length=9)
+
+
 def test_what_is_refused() -> None:
     class SlowTokenizer(PythonBackend):
         vocab_size = 0

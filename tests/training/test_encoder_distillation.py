@@ -273,8 +273,8 @@ class TestTrainer:
                 ),
                 train_dataset=rows,
                 data_collator=DataCollatorForAlignment(tiny_tokenizer()),
-                callbacks=[LossTermsCallback()],
             )
+            LossTermsCallback.add_to(trainer)
             trainer.train()
             trainers.append(trainer)
         expected = weights_of(trainers[0].model.student)

@@ -157,6 +157,20 @@ class TestAlign:
         losses = [line["eval_loss"] for line in trainer.state.log_history if "eval_loss" in line]
         assert len(losses) == 2 and min(losses) > 0
 
+    def test_held_out_text_has_a_loss_under_an_attached_reader(self, tmp_path: Path) -> None:
+        torch.manual_seed(0)
+        model = AlAdForQuestionAnswering.from_student_pretrained(
+            AutoModel.from_config(tiny_config()),
+            teacher=AutoModelForQuestionAnswering.from_config(tiny_config(hidden_size=32)),
+            tokenizer=tiny_tokenizer(),
+            teacher_tokenizer=tiny_tokenizer(),
+        )
+        rows = encode_text(TEXTS, tiny_tokenizer(), max_length=64)
+        arguments = {"max_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "disable_tqdm": True}
+        args = published_arguments("general_alignment", tmp_path, **arguments)
+        trainer = train(model, rows, tokenizer=tiny_tokenizer(), args=args, eval_dataset=rows)
+        assert [line["eval_loss"] > 0 for line in trainer.state.log_history if "eval_loss" in line] == [True]
+
     def test_what_is_refused(self, tmp_path: Path) -> None:
         def attempt(**arguments: object) -> None:
             align(
@@ -172,6 +186,8 @@ class TestAlign:
             attempt()
         with pytest.raises(ValueError, match=r"no name to load its tokenizer from. Pass teacher_tokenizer="):
             attempt(teacher=tiny_teacher())
+        with pytest.raises(ValueError, match="eval_texts would never be read"):
+            attempt(teacher=tiny_teacher(), teacher_tokenizer=tiny_tokenizer(), eval_texts=TEXTS)
 
     def test_a_teacher_with_another_tokenizer_says_the_same(self, tmp_path: Path) -> None:
         """Two ids exchanged, in the teacher's tokenizer and in its embeddings, change nothing."""

@@ -98,7 +98,7 @@ def make_trainer(
         "dataloader_pin_memory": False,
         "report_to": "none",
     }
-    return Trainer(
+    trainer = Trainer(
         model=model,
         args=TrainingArguments(**{**defaults, **arguments}),
         train_dataset=rows,
@@ -106,8 +106,10 @@ def make_trainer(
         data_collator=DataCollatorForAlignment(tiny_tokenizer()),
         processing_class=tiny_tokenizer(),
         compute_metrics=compute_metrics,
-        callbacks=[LossTermsCallback(), *(callbacks or [])],
+        callbacks=callbacks,
     )
+    LossTermsCallback.add_to(trainer)  # before the callbacks that are there
+    return trainer
 
 
 def weights_of(model: PreTrainedModel) -> dict[str, torch.Tensor]:
