@@ -30,63 +30,82 @@ SENTENCES = "--text data/distill_text/wnut17_train.txt --text data/distill_text/
 
 @dataclass(frozen=True)
 class Family:
-    """Models of one task: a teacher, a plain student, and what is aligned."""
+    """Models of one task: a teacher, and students with and without its help."""
 
     name: str
     data: str
+    about_data: str
     epochs: int
+    plain_epochs: int
+    """Of a student without a teacher: as many steps as the others take on labels and text."""
     task: str = ""
     aligned: str = SENTENCES
     """Further options of a student with a teacher."""
 
-    def train(self, encoder: str, name: str, aligned: bool = False, options: str = "") -> str:
+    def train(self, encoder: str, name: str, epochs: int, *, teacher: str = "", options: str = "") -> str:
         """The line that trains `name`."""
-        parts = [encoder, f"--teacher {self.name}-teacher" if aligned else "", self.task, f"--data {self.data}"]
-        parts += [self.aligned if aligned else "", f"--epochs {self.epochs}", options, f"--output {self.name}-{name}"]
+        parts = [encoder, teacher, self.task, f"--data {self.data}", self.aligned if teacher else ""]
+        parts += [f"--epochs {epochs}", options, f"--output {self.name}-{name}"]
         return " ".join(["alad-hf train", *filter(None, parts)])
 
     @property
     def teacher(self) -> str:
         """The line that makes the teacher."""
-        return self.train(ENCODER, "teacher")
+        return self.train(ENCODER, "teacher", self.epochs)
 
-    @property
-    def plain(self) -> tuple[str, str]:
-        """The lines that make the plain student."""
-        return TWO_LAYERS, self.train("minilm-2-layers", "plain")
+    def plain(self, student: str) -> str:
+        """The line that fine-tunes a student alone."""
+        return self.train(student, f"{student}-plain", self.plain_epochs)
+
+    def align(self, student: str, name: str, options: str = "") -> str:
+        """The line that trains a student under an adapter."""
+        return self.train(student, name, self.epochs, teacher=f"--teacher {self.name}-teacher", options=options)
 
 
-FAMILIES = (
-    Family("wnut17", "data/wnut17", epochs=3),
-    Family("ewt-pos", "data/ud_ewt_pos", epochs=1),
-    Family(
-        "qa",
-        "data/squadshifts_new_wiki/new_wiki_v1.0.json",
-        epochs=1,
-        task="--task qa",
-        aligned="--alignment-epochs 0",  # exchanged paragraphs would be six times the questions
-    ),
+WNUT17 = Family(
+    "wnut17",
+    "data/wnut17",
+    "WNUT-17, the shared task on emerging entities (Derczynski et al. 2017), CC BY 4.0.",
+    epochs=3,
+    plain_epochs=8,
+)
+EWT = Family(
+    "ewt-pos",
+    "data/ud_ewt_pos",
+    "The universal tags of UD English EWT (Silveira et al. 2014), CC BY-SA 4.0.",
+    epochs=1,
+    plain_epochs=3,
+)
+QA = Family(
+    "qa",
+    "data/squadshifts_new_wiki/new_wiki_v1.0.json",
+    "The new Wikipedia part of SQuADShifts (Miller et al. 2020), CC BY 4.0, split at random by paragraphs.",
+    epochs=1,
+    plain_epochs=1,
+    task="--task qa",
+    aligned="--alignment-epochs 0",  # exchanged paragraphs would be six times the questions
 )
 
 
 @dataclass(frozen=True)
 class Release:
-    """A model, and the lines that make it after its teacher."""
+    """A model, its student, and the lines that make them after the teacher."""
 
     family: Family
+    student: str
     commands: tuple[str, ...]
 
 
 def _releases() -> dict[str, Release]:
     releases = {}
-    for family in FAMILIES:
+    for family in (WNUT17, EWT, QA):
         for mode, options in (("joint", ""), ("plug-and-play", "--frozen")):
-            line = family.train("minilm-2-layers", mode, aligned=True, options=options)
-            releases[f"{family.name}-{mode}"] = Release(family, (TWO_LAYERS, line))
+            line = family.align("minilm-2-layers", mode, options)
+            releases[f"{family.name}-{mode}"] = Release(family, "minilm-2-layers", (TWO_LAYERS, line))
     students = {
         "graft": (
             "alad-hf compress wnut17-teacher --method graft --num-layers 3 "
-            "--text data/distill_text/wnut17_train.txt --picture graft.png --output wnut17-grafted",
+            "--text data/distill_text/wnut17_train.txt --picture graft.png --output grafted",
         ),
         "lighttoken": (
             TWO_LAYERS,
@@ -99,10 +118,9 @@ def _releases() -> dict[str, Release]:
             "--steps 1000 --batch-size 16 --max-tokens 64 --output minialbert",
         ),
     }
-    wnut17 = FAMILIES[0]
     for name, made in students.items():
         student = shlex.split(made[-1])[-1]
-        releases[f"wnut17-{name}"] = Release(wnut17, (*made, wnut17.train(student, name, aligned=True)))
+        releases[f"wnut17-{name}"] = Release(WNUT17, student, (*made, WNUT17.align(student, name)))
     return releases
 
 
@@ -148,7 +166,7 @@ def main() -> None:
 
     for name in options.models if options.only != "cards" else []:
         release = RELEASES[name]
-        for command in (release.family.teacher, *release.commands, *release.family.plain):
+        for command in (release.family.teacher, *release.commands, release.family.plain(release.student)):
             make(command, work)
     results = json.loads(options.out.read_text()) if options.out.exists() else {}
     for name in options.models if options.only != "models" else []:
@@ -159,8 +177,9 @@ def main() -> None:
 def write_card(name: str, release: Release, work: Path) -> dict:
     """Score and time a model beside its teacher and its plain student; the card and its picture go to model_cards/."""
     family = release.family
-    commands = (family.teacher, *release.commands)
-    others = f"--teacher {family.name}-teacher --plain-student {family.name}-plain"
+    commands = (family.teacher, *release.commands, family.plain(release.student))
+    others = f"--teacher {family.name}-teacher --plain-student {family.name}-{release.student}-plain"
+    others += f" --about-data {shlex.quote(family.about_data)} --language en --license apache-2.0"
     shown = " ".join(f"--command {shlex.quote(command)}" for command in commands)
     report = json.loads(run(f"alad-hf card {name} --data {family.data} {others} {shown} --json --quiet", work))
     card = (work / name / "README.md").read_text(encoding="utf-8")

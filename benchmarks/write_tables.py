@@ -160,6 +160,7 @@ GRAFTING_NAMES = {
     "every_second": "keep every second layer",
     "similarity": "drop the layers that change states least",
     "width": "keep all layers, prune heads and neurons to that share",
+    "graft_upper": "keep the bottom layers, graft all others into one",
     "graft": "graft neighbours",
     "graft_refit_similar": "graft the most similar neighbours",
 }
@@ -193,6 +194,9 @@ def grafting_of_task(task: str, entry: dict) -> str:
 RECOVERY_NAMES = GRAFTING_NAMES | {
     "graft": "graft neighbours, not refitted",
     "graft_refit": "graft neighbours, refitted",
+    "graft_upper": "keep the bottom layers, graft all others into one, not refitted",
+    "graft_refit_upper": "keep the bottom layers, graft all others into one, refitted",
+    "graft_refit_upper_progressive": "the same, taking turns",
     "graft_refit_one_by_one": "graft neighbours, refitted, one pair at a time",
     "graft_refit_progressive": "graft neighbours, refitted, taking turns",
     "bottom": "keep the bottom layers, not refitted",
