@@ -72,6 +72,7 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def run(folder: Path, seen: Seen | None = None, **changes: object) -> PreTrainedModel:
     arguments = {"num_hidden_layers": 2, "tokenizer": tiny_tokenizer(), "budget": BUDGET, **changes}
     callbacks = [seen] if seen else None
+    arguments = {"strategy": "fixed", **arguments}
     return graft_tagger(arguments.pop("tagger", teacher()), data(), folder, callbacks=callbacks, **arguments).model
 
 

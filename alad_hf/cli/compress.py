@@ -52,7 +52,10 @@ def compress(
     num_layers: Annotated[int | None, typer.Option(help="Layers of the result; of truncate by a rule.")] = None,
     strategy: Annotated[
         PairChoice | None,
-        typer.Option(help="graft: the upper layers become one, or neighbours in groups of like size, or similar."),
+        typer.Option(
+            help="graft: the upper layers become one, or neighbours in groups of like size, or similar ones. "
+            "[default: upper]"
+        ),
     ] = None,
     heads: Annotated[int | None, typer.Option(help="prune: heads of each layer to keep; all if omitted.")] = None,
     neurons: Annotated[int | None, typer.Option(help="prune: neurons of each layer to keep; all if omitted.")] = None,

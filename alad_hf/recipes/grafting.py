@@ -63,7 +63,7 @@ def graft_tagger(
     *,
     num_hidden_layers: int,
     schedule: Schedule = "at_once",
-    strategy: PairChoice = "fixed",
+    strategy: PairChoice = "upper",
     distil: bool = True,
     adapter: bool = False,
     texts: Iterable[str] | Dataset | None = None,
@@ -77,9 +77,9 @@ def graft_tagger(
     """Merge layers of a fine-tuned tagger and train what comes out, by the stock Trainer.
 
     All schedules take the same number of steps. "at_once" grafts all groups and then trains. "one_by_one" grafts one
-    group, the top one first, and trains, until all are grafted. "progressive" grafts all, lets each grafted layer take
-    its group's place with a chance that rises to 1 (as in Xu et al. 2020, arXiv 2002.02925; the head learns on, the
-    rest is frozen), and then trains the result alone.
+    group, the top one first, and trains, until all are grafted (with `strategy="upper"` there is only one).
+    "progressive" grafts all, lets each grafted layer take its group's place with a chance that rises to 1 (as in Xu et
+    al. 2020, arXiv 2002.02925; the head learns on, the rest is frozen), and then trains the result alone.
 
     Args:
         tagger: Folder, Hub id or model; also the teacher.

@@ -27,7 +27,7 @@ GROUPS = [[0, 1], [2, 3]]
 
 
 def graft(model: PreTrainedModel, count: int | None = 2, **changes: object) -> PreTrainedModel:
-    arguments = {"texts": rows(), "tokenizer": tiny_tokenizer(), **changes}
+    arguments = {"texts": rows(), "tokenizer": tiny_tokenizer(), "strategy": "fixed", **changes}
     return graft_layers(model, count, **arguments)
 
 
@@ -195,7 +195,7 @@ def test_labels_decide_importance_and_texts_do_too() -> None:
 
 def test_the_upper_layers_become_one_and_the_lower_ones_stay() -> None:
     model = model_of()
-    student = graft(model, 3, strategy="upper")
+    student = graft_layers(model, 3, texts=rows(), tokenizer=tiny_tokenizer())
     assert student.config.compression["layer_map"] == [[0], [1], [2, 3]]
     for own, theirs in zip(encoder_layers(student)[:2], encoder_layers(model), strict=False):
         weights = theirs.layer.state_dict()
