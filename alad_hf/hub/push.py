@@ -160,17 +160,20 @@ def _weights(folder: Path) -> list[str]:
 def _code(folder: Path, classes: Sequence[str] | None = None) -> list[str]:
     """The code that config.json names for all or some Auto classes, with the files that it imports from its folder."""
     auto_map = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("auto_map", {})
-    names: set[str] = set()
-    for reference in (auto_map[name] for name in auto_map if classes is None or name in classes):
-        module = folder / f"{reference.split('.')[0]}.py"
-        if "--" in reference:  # code of another repository
-            continue
-        if not module.is_file():
-            raise ValueError(
-                f"{str(folder)!r} lacks {module.name}, the modelling code that config.json names. Call "
-                "model.save_pretrained(folder), which writes it."
-            )
-        names |= {module.name, *(Path(file).name for file in get_relative_import_files(module))}
+    references = [auto_map[name] for name in auto_map if classes is None or name in classes]
+    modules = {f"{reference.split('.')[0]}.py" for reference in references if "--" not in reference}  # else elsewhere
+    names = set(modules)
+    missing = sorted(name for name in modules if not (folder / name).is_file())
+    for name in modules if not missing else ():
+        try:
+            names |= {Path(file).name for file in get_relative_import_files(folder / name)}
+        except FileNotFoundError as error:
+            missing = [Path(error.filename).name]
+    if missing:
+        raise ValueError(
+            f"{str(folder)!r} lacks {', '.join(missing)}, of the modelling code that config.json names. Call "
+            "model.save_pretrained(folder), which writes it."
+        )
     return sorted(names)
 
 

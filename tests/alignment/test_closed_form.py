@@ -189,7 +189,7 @@ class TestFitAdapterOnText:
         with pytest.raises(ValueError, match="linearly dependent"):
             fit(model.train(), regularisation=0)
         assert model.training
-        with pytest.raises(ValueError, match="no text to align on"):
+        with pytest.raises(ValueError, match="There is no text"):
             fit_adapter(model, [], tokenizer=tiny_tokenizer())
         rows = encode_text(LINES[:1], tiny_tokenizer(), max_length=64)
         rows = rows.add_column("teacher_states", [[[0.0] * 32] * len(rows[0]["input_ids"])])

@@ -381,6 +381,7 @@ def test_the_server_checks_sha256_and_ranges(hub, client):
         ("README.md", "a model card"),
         ("model.safetensors", "model.safetensors"),
         ("alignment_loss.py modeling_alad.py", "modeling_alad.py"),
+        ("alignment_loss.py", "alignment_loss.py"),
     ],
 )
 def test_incomplete_checkpoints_are_not_published(checkpoint, tmp_path, lost, part):
