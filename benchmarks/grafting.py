@@ -69,7 +69,7 @@ def _truncations() -> dict[str, Arm]:
 
 ARMS = {
     "graft_upper": _graft("upper", refit=False),
-    "graft_refit_upper": _graft("upper"),
+    "graft_upper_refit": _graft("upper"),
     "graft": _graft("fixed", refit=False),
     "graft_refit": _graft("fixed"),
     "graft_refit_raw_scores": _graft("fixed", normalise=False),
@@ -77,7 +77,7 @@ ARMS = {
     "graft_concat": _graft("fixed", concatenate=True, refit=False),
     "graft_refit_one_by_one": _graft("fixed", schedule="one_by_one"),
     "graft_refit_progressive": _graft("fixed", schedule="progressive"),
-    "graft_refit_upper_progressive": _graft("upper", schedule="progressive"),
+    "graft_upper_refit_progressive": _graft("upper", schedule="progressive"),
     **_truncations(),
     "width": Arm("prune", {"refit": False}),
     "width_refit": Arm("prune"),
