@@ -85,6 +85,7 @@ def compress(
     """Make a smaller model, saved with its tokenizer; a task head is kept."""
     from ..evaluation.efficiency import count_parameters, stored_bytes
     from ..evaluation.graft_picture import draw_graft
+    from ..evaluation.matplotlib_figure import figure_class
     from ..long_documents import state_length
 
     given = {
@@ -113,7 +114,8 @@ def compress(
     if "text" in options:
         options["texts"] = read_lines(options.pop("text"))
         options["tokenizer"] = tokenizer
-    options.pop("picture", None)  # drawn below
+    if options.pop("picture", None) is not None:  # drawn below, if there is what draws it
+        figure_class()
     smaller = _MAKERS.get(method, _embeddings(method))(original, options | _parsed(option or []))
     state_length(tokenizer, smaller.config)
     smaller.save_pretrained(output)

@@ -33,17 +33,15 @@ from ..compression.grafting import PairChoice, graft_groups, graft_layers
 from ..compression.layer_lists import find_layers
 from ..data.mixing import mix_rows
 from ..data.token_labels import encode_tagged_words, longest_input
-from ..evaluation.compute_metrics import entity_metrics, tagging_metrics
 from ..models.alad_construction import load_tokenizer
 from ..models.modeling_alad import AlAdForTokenClassification
 from ..models.teacher import load_teacher
-from ..tagging import evaluate_tagger
 from ..training.distillation import distilling
-from ..training.stages import published_arguments, train
+from ..training.stages import train
 from .budget import EXCHANGED_COPIES, MOST_EVALUATIONS, Budget
 from .exchanged_mentions import exchange_mentions
-from .stages import Task, check_one_process, score_and_describe
-from .tagging import TrainedTagger, with_tags_of
+from .stages import check_one_process, score_and_describe, training_arguments
+from .tagging import TrainedTagger, tagging_task, with_tags_of
 from .validation_split import with_validation
 
 Rows = tuple[Dataset, int]
@@ -156,17 +154,7 @@ class _Run:
     callbacks: list[TrainerCallback]
 
     def __post_init__(self) -> None:
-        tags = self.data["train"].features["tags"].feature.names
-        is_entities = any(tag.startswith("B-") for tag in tags)
-        self.task = Task(
-            card="ner" if is_entities else "pos",
-            stock_class=AutoModelForTokenClassification,
-            alad_class=AlAdForTokenClassification,
-            compute_metrics=(entity_metrics if is_entities else tagging_metrics)(tags),
-            best="f1" if is_entities else "accuracy",
-            evaluate=evaluate_tagger,
-            labels={"id2label": dict(enumerate(tags)), "label2id": {tag: index for index, tag in enumerate(tags)}},
-        )
+        self.task = tagging_task(self.data["train"].features["tags"].feature.names)
 
     def encode(self, split: str) -> Dataset:
         """Labelled rows of a split."""
@@ -216,14 +204,9 @@ class _Run:
             "metric_for_best_model": self.task.best,
             "include_for_metrics": ["inputs"],
         }
-        args = published_arguments(
-            "joint",
+        args = training_arguments(
             folder / "checkpoints",
-            per_device_train_batch_size=self.budget.batch_size,
-            adam_beta2=0.999,
-            warmup_steps=0.06,
-            logging_steps=10,
-            seed=self.budget.seed,
+            self.budget,
             max_steps=steps,
             learning_rate=self.budget.learning_rate,
             save_strategy="steps",

@@ -221,7 +221,7 @@ def train_and_save(
         model,
         training,
         tokenizer=parts.tokenizer,
-        args=_arguments(
+        args=training_arguments(
             output_dir / "checkpoints",
             budget,
             max_steps=steps,
@@ -276,7 +276,8 @@ def score_and_describe(
     return scores, split
 
 
-def _arguments(folder: Path, budget: Budget, **arguments: Any) -> TrainingArguments:
+def training_arguments(folder: Path, budget: Budget, **arguments: Any) -> TrainingArguments:
+    """The published hyper-parameters of joint training, with a budget and what a recipe says."""
     return published_arguments(
         "joint",
         folder,

@@ -99,17 +99,7 @@ def train_tagger(
         data = with_tags_of(parts.teacher, data)
         if texts is None:
             texts = exchange_mentions(data["train"], copies=EXCHANGED_COPIES, seed=budget.seed)
-    tags = data["train"].features["tags"].feature.names
-    is_entities = any(tag.startswith("B-") for tag in tags)
-    task = Task(
-        card="ner" if is_entities else "pos",
-        stock_class=AutoModelForTokenClassification,
-        alad_class=AlAdForTokenClassification,
-        compute_metrics=(entity_metrics if is_entities else tagging_metrics)(tags),
-        best="f1" if is_entities else "accuracy",
-        evaluate=evaluate_tagger,
-        labels={"id2label": dict(enumerate(tags)), "label2id": {tag: index for index, tag in enumerate(tags)}},
-    )
+    task = tagging_task(data["train"].features["tags"].feature.names)
 
     def encode(split: str, teacher_tokenizer: PreTrainedTokenizerBase | None = None) -> Dataset:
         rows = encode_tagged_words(
@@ -135,6 +125,20 @@ def train_tagger(
     )
     scores, split = score_and_describe(task, model, parts.tokenizer, data, dataset_name=dataset_name, budget=budget)
     return TrainedTagger(model, parts.tokenizer, scores, split, budget)
+
+
+def tagging_task(tags: list[str]) -> Task:
+    """Entities, if a tag begins one, or else a tag a word."""
+    is_entities = any(tag.startswith("B-") for tag in tags)
+    return Task(
+        card="ner" if is_entities else "pos",
+        stock_class=AutoModelForTokenClassification,
+        alad_class=AlAdForTokenClassification,
+        compute_metrics=(entity_metrics if is_entities else tagging_metrics)(tags),
+        best="f1" if is_entities else "accuracy",
+        evaluate=evaluate_tagger,
+        labels={"id2label": dict(enumerate(tags)), "label2id": {tag: index for index, tag in enumerate(tags)}},
+    )
 
 
 def with_tags_of(teacher: PreTrainedModel, data: DatasetDict) -> DatasetDict:
