@@ -31,11 +31,6 @@ def cosine_distance(aligned: torch.Tensor, target: torch.Tensor, token_weights: 
     return (per_token * token_weights).sum()
 
 
-def at_least_one(items: torch.Tensor | int) -> torch.Tensor | int:
-    """A divisor of sums: the Trainer counts 0 labels where all rows of a step are without, and their sum is 0."""
-    return items.clamp(min=1) if isinstance(items, torch.Tensor) else max(items, 1)
-
-
 def distillation_divergence(
     logits: torch.Tensor, teacher_logits: torch.Tensor, weights: torch.Tensor, temperature: float = 1.0
 ) -> torch.Tensor:

@@ -15,7 +15,6 @@ from .own_encoders import build_configuration
 if TYPE_CHECKING:
     # transformers 5.6 takes from a local folder only the files that the one it loads first names itself.
     from .alignment_adapter import AdapterLinear  # noqa: F401
-    from .alignment_loss import at_least_one  # noqa: F401
     from .bit_packing import pack_bits  # noqa: F401
     from .compressed_embeddings import BinaryCodeEmbedding  # noqa: F401
     from .configuration_compressed_encoder import CompressedEncoderConfig  # noqa: F401

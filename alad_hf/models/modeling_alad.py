@@ -14,12 +14,13 @@ from transformers.utils import can_return_tuple
 
 from .alad_construction import StudentTeacherMixin
 from .alignment_adapter import AdapterLinear, AlignmentAdapter, LayerMix
-from .alignment_loss import at_least_one, cosine_distance, distillation_divergence, squared_error
+from .alignment_loss import cosine_distance, distillation_divergence, squared_error
 from .compressed_embeddings import CompressedEmbedding, check_embeddings
 from .configuration_alad import AlAdConfig
 from .quantized_student import asking_for_torchao, check_frozen, is_quantized, spare_float_parts
 from .shard_names import check_shard_names
 from .student import build_student
+from .task_losses import at_least_one
 from .teacher import TeacherColumns, TeacherSignal, accepted_arguments, without_cache
 
 IGNORED = -100

@@ -11,7 +11,8 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import TokenClassifierOutput
 
-from ..models.alignment_loss import at_least_one, distillation_divergence, squared_error
+from ..models.alignment_loss import distillation_divergence, squared_error
+from ..models.task_losses import at_least_one
 from ..models.teacher import accepted_arguments
 
 _FORWARDS = ("forward", "_original_forward")

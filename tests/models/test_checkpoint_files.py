@@ -26,3 +26,12 @@ def test_configurations_name_every_file_that_they_lead_to(path: Path) -> None:
         reached |= new
         left += new
     assert reached - {path.stem} <= named_files(path.stem), "add them under TYPE_CHECKING"
+
+
+@pytest.mark.parametrize("kind", ["alad", "compressed_encoder", "minialbert"])
+def test_models_lead_to_nothing_else(kind: str) -> None:
+    """Of a model's file and its configuration's, which are copied one after the other."""
+    model, configuration = f"modeling_{kind}", f"configuration_{kind}"
+    copied = {model, configuration} | named_files(model) | named_files(configuration)
+    missing = set().union(*map(named_files, copied)) - copied
+    assert not missing, "add them under TYPE_CHECKING"
