@@ -10,6 +10,7 @@ from itertools import chain, islice, takewhile
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, TextIO
 
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .prediction_records import InputFormat, Record, read_questions, read_records
@@ -103,6 +104,7 @@ def answer_stream(
     batch_size: int = 32,
     max_length: int | None = None,
     overlap: int | None = None,
+    show_progress: bool = False,
 ) -> int:
     """Answer every question of a stream of JSON lines; each comes out with its `answer`.
 
@@ -117,6 +119,7 @@ def answer_stream(
         batch_size: Windows of one forward pass, and questions that are read ahead.
         max_length: Tokens of one window.
         overlap: Context tokens that consecutive windows share.
+        show_progress: Whether to show a bar with the questions per second.
 
     Returns:
         How many questions were answered.
@@ -154,8 +157,10 @@ def answer_stream(
                 answers = map(answer_alone, batch)
             for record, found in zip(batch, answers, strict=True):
                 yield _json_line(record.source | {"answer": found})
+                progress.update()
 
-    return _write(read_questions(source), predict, target, "jsonl", resume)
+    with tqdm(desc="Answering", unit=" questions", disable=not show_progress) as progress:
+        return _write(read_questions(source), predict, target, "jsonl", resume)
 
 
 def _write(

@@ -294,7 +294,7 @@ def test_formats_by_suffix() -> None:
         input_format_of(".xml")
 
 
-def test_questions_are_answered_in_batches_as_one_by_one(tmp_path: Path) -> None:
+def test_questions_are_answered_in_batches_as_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     torch.manual_seed(0)
     answerer = QuestionAnswerer(AutoModelForQuestionAnswering.from_config(tiny_config()), tiny_tokenizer())
     rows = [{"id": n, "question": "who visited", "context": "Smith visited New York " * (n + 1)} for n in range(5)]
@@ -308,7 +308,9 @@ def test_questions_are_answered_in_batches_as_one_by_one(tmp_path: Path) -> None
         assert answered == row
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    assert answer_stream(answerer, io.BytesIO(content), path, resume=True) == 3
+    assert capsys.readouterr().err == ""
+    assert answer_stream(answerer, io.BytesIO(content), path, resume=True, show_progress=True) == 3
+    assert "Answering: 3 questions" in capsys.readouterr().err
     assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == [0, 1, 2, 3, 4]
 
 

@@ -78,6 +78,7 @@ def predict(
         "batch_size": batch_size,
         "max_length": max_length,
         "overlap": overlap,
+        "show_progress": output is not None and console.is_terminal and not console.quiet,
     }
     with file.open("rb") if file is not None else nullcontext(sys.stdin.buffer) as source:
         if kind == "answerer":
@@ -90,7 +91,6 @@ def predict(
                 source,
                 input_format=input_format or input_format_of(file.suffix if file is not None else ""),
                 output_format=output_format,
-                show_progress=output is not None and console.is_terminal and not console.quiet,
                 **shared,
             )
     if output is not None:
