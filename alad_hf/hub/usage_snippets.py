@@ -20,7 +20,12 @@ import alad_hf
 from transformers import pipeline
 
 text = {text}
-tagger = pipeline("token-classification", model={name}, aggregation_strategy="first", stride=32)
+tagger = pipeline(
+    "token-classification",
+    model={name},
+    aggregation_strategy="first",
+    stride=32,
+)
 for entity in tagger(text):
     print(entity["entity_group"], round(float(entity["score"]), 2), text[entity["start"] : entity["end"]])""",
     "pos": """\
@@ -43,13 +48,18 @@ _ALONE = {
 from transformers import pipeline
 
 tagger = pipeline(
-    "token-classification", model={name}, aggregation_strategy="first", stride=32, trust_remote_code=True
+    "token-classification",
+    model={name},
+    aggregation_strategy="first",
+    stride=32,
+    trust_remote_code=True,
 )
 print(tagger({text}))""",
     "pos": """\
 from transformers import pipeline
 
-tagger = pipeline("token-classification", model={name}, trust_remote_code=True)  # drops what does not fit one input
+# What does not fit one input is dropped.
+tagger = pipeline("token-classification", model={name}, trust_remote_code=True)
 print(tagger({text}))""",
     "question-answering": """\
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
