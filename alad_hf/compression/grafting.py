@@ -3,8 +3,8 @@
 The published selection keeps the best of two layers' heads and neurons by importance. Here their number is the
 target's, so that the encoder's width is kept, they are taken by index, and the new layer is refitted in closed form:
 running parts of two layers side by side is no substitute for running one after the other. By default the lowest layers
-are left alone and the rest becomes one layer, which keeps more of a model on text of other sources than merging pairs
-everywhere (docs/compress_a_model.md has the scores).
+are left alone and the rest becomes one layer: after training that was ahead of merging pairs everywhere, or level
+(docs/compress_a_model.md has the scores).
 """
 
 from __future__ import annotations

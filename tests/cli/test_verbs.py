@@ -255,7 +255,8 @@ def test_export_then_predict_evaluate_and_benchmark(folder: Path, tmp_path: Path
             assert [(one["label"], one["start"], one["end"]) for one in row["entities"]] == [
                 (one["label"], one["start"], one["end"]) for one in expected["entities"]
             ]
-    assert json.loads(run("evaluate", out, "--data", folder / "corpus", "--json").stdout)["accuracy"] >= 0
+    scores = [run("evaluate", one, "--data", folder / "corpus", "--json").stdout for one in (out, folder / "tagger")]
+    assert json.loads(scores[0]) == pytest.approx(json.loads(scores[1]))
     (row,) = json.loads(run("benchmark", out, "--tokens", 8, "--repeats", 2, "--json").stdout)
     assert row["parameters"] is None and row["stored_megabytes"] > 0 and row["sentences_per_second"] > 0
     assert "run on the CPU" in run("predict", out, "--device", "cuda", code=1).stderr
