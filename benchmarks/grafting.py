@@ -3,10 +3,10 @@
     python benchmarks/grafting.py --data ../shared/data [--tasks wnut17 ncbi_disease ewt_pos] [--only before]
 
 The teacher is MiniLM-L6 fine-tuned on the task (`recovery.py --work` keeps it; it is trained if it is not there). Each
-arm makes a student of it, is scored as it is, and is then trained: all arms for the same number of steps, the labels
-and the same text in every batch, once by distillation alone (logits and states) and once by joint AlAd. Of three
-evaluations on dev the best is kept, and its score is given on test. `--latency`: of the students before recovery.
-Training in bfloat16 autocast. Results are added to the JSON file run by run, so that a stopped run goes on.
+arm makes a student of it, is scored as it is, and is then trained, all arms for the same number of steps: by the
+labels alone, by distillation (logits and states), and by joint AlAd; the last two read the labels and the same text in
+every batch. Of three evaluations on dev the best is kept, and its score is given on test. Training in bfloat16
+autocast. Results are added to the JSON file run by run, so that a stopped run goes on.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from alad_hf import AlAdForTokenClassification
 from alad_hf.compression import graft_layers, prune_width, truncate_layers
 from alad_hf.compression.encoder_layouts import encoder_layers
 from alad_hf.compression.layer_lists import find_layers
-from alad_hf.compression.layer_similarity import equal_groups
 from alad_hf.data.mixing import mix_rows
-from alad_hf.evaluation.efficiency import count_parameters, latency
-from alad_hf.recipes.grafting import PROGRESSIVE_PART, TakingTurns, rising_share
+from alad_hf.evaluation.efficiency import count_parameters
+from alad_hf.recipes.grafting import PROGRESSIVE_PART, TakingTurns, pairwise_merges, rising_share
 from alad_hf.training.distillation import distilling
 
 DEPTHS = (3, 2)
 EVALUATIONS = 3
-RECOVERIES = ("distilled", "alad")
+RECOVERIES = {"labels": "plain", "distilled": "distilled", "alad": "joint"}
+"""How a student is trained, and the name of its learning rate in recovery.py."""
 CALIBRATION_TOKENS = 20_000
 
 
@@ -77,6 +77,7 @@ ARMS = {
     "graft_concat": _graft("fixed", concatenate=True, refit=False),
     "graft_refit_one_by_one": _graft("fixed", schedule="one_by_one"),
     "graft_refit_progressive": _graft("fixed", schedule="progressive"),
+    "graft_upper_refit_one_by_one": _graft("upper", schedule="one_by_one"),
     "graft_upper_refit_progressive": _graft("upper", schedule="progressive"),
     **_truncations(),
     "width": Arm("prune", {"refit": False}),
@@ -121,11 +122,11 @@ class Grafting:
 
     def jobs(self, options: Namespace) -> Iterator[tuple[list[str], Callable[[], dict[str, Any]]]]:
         """What is to be run, and where its result goes."""
-        yield ["teacher"], partial(self.before, lambda: self.teacher, options.latency)
+        yield ["teacher"], partial(self.before, lambda: self.teacher)
         for depth, name in itertools.product(options.depths, options.arms):
             arm, keys = ARMS[name], ["depths", str(depth), name]
             if options.only != "after" and arm.schedule == "at_once":
-                yield [*keys, "before"], partial(self.before, partial(self.student, arm, depth), options.latency)
+                yield [*keys, "before"], partial(self.before, partial(self.student, arm, depth))
             if options.only != "before":
                 for recovery, seed in itertools.product(options.recoveries, options.seeds):
                     yield (
@@ -133,61 +134,63 @@ class Grafting:
                         partial(self.recover, arm, depth, recovery, seed, options.steps),
                     )
 
-    def before(self, make: Callable[[], PreTrainedModel], timed: bool) -> dict[str, Any]:
-        """Scores and size of a student as it is, and its latency if nothing else runs on the machine."""
+    def before(self, make: Callable[[], PreTrainedModel]) -> dict[str, Any]:
+        """Scores and size of a student as it is."""
         model = make()
-        report = {
+        return {
             **{split: self.experiment.score(model, split) for split in ("validation", "test")},
             "parameters": count_parameters(model),
             "compression": getattr(model.config, "compression", None),
         }
-        if timed:
-            report["latency"] = latency(model, self.experiment.tokenizer, batch_size=8, tokens=64)
-        return report
 
     def recover(self, arm: Arm, depth: int, recovery: str, seed: int, steps: int | None) -> dict[str, Any]:
         """Train a student as its schedule says, the last part by `recovery`."""
         set_seed(seed)
         steps = steps or self.experiment.steps
         stages = {"at_once": self._at_once, "one_by_one": self._one_by_one, "progressive": self._progressive}
-        model, left = stages[arm.schedule](arm, depth, seed, steps)
+        model, left = stages[arm.schedule](arm, depth, seed, steps, recovery)
         if recovery == "alad":
             # The embeddings stay, as in the other arm.
             model = AlAdForTokenClassification.from_student_pretrained(
                 model, teacher=self.teacher, tokenizer=self.experiment.tokenizer, freeze_student=False
             )
             model.detach_teacher()
-        report = self._fit(model, seed, left, LEARNING_RATES["joint" if recovery == "alad" else "distilled"])
+        report = self._fit(model, seed, left, recovery)
         scores = {split: self.experiment.score(model, split) for split in ("validation", "test")}
         return report | scores | {"parameters": count_parameters(model)}
 
-    def _fit(self, model: PreTrainedModel, seed: int, steps: int, rate: float) -> dict[str, Any]:
-        rows = self.experiment.with_signal("labels"), self.experiment.with_signal("text")
-        mixed = mix_rows(*rows, epochs=self.experiment.settings.epochs)
-        stock = not isinstance(model, AlAdForTokenClassification)
-        if stock:
+    def _fit(self, model: PreTrainedModel, seed: int, steps: int, recovery: str) -> dict[str, Any]:
+        rows = self.labelled
+        if recovery != "labels":
+            rows = mix_rows(
+                *(self.experiment.with_signal(which) for which in ("labels", "text")),
+                epochs=self.experiment.settings.epochs,
+            )
+        if recovery == "distilled":
             model.get_input_embeddings().requires_grad_(False)
-        rate *= self.experiment.pair.rate
-        with distilling(model) if stock else nullcontext():
+        rate = LEARNING_RATES[RECOVERIES[recovery]] * self.experiment.pair.rate
+        with distilling(model) if recovery == "distilled" else nullcontext():
             return self.experiment.fit(
-                model, mixed, seed=seed, learning_rate=rate, steps=steps, evaluations=EVALUATIONS
+                model, rows, seed=seed, learning_rate=rate, steps=steps, evaluations=EVALUATIONS
             )
 
-    def _at_once(self, arm: Arm, depth: int, seed: int, steps: int) -> tuple[PreTrainedModel, int]:
+    def _before_last(self, model: PreTrainedModel, seed: int, steps: int, recovery: str) -> None:
+        """Train in a stage before the last, the only one in which an adapter is on top."""
+        self._fit(model, seed, steps, "labels" if recovery == "labels" else "distilled")
+
+    def _at_once(self, arm: Arm, depth: int, seed: int, steps: int, recovery: str) -> tuple[PreTrainedModel, int]:
         return self.student(arm, depth), steps
 
-    def _one_by_one(self, arm: Arm, depth: int, seed: int, steps: int) -> tuple[PreTrainedModel, int]:
-        model, groups = self.teacher, equal_groups(depth, self.teacher.config.num_hidden_layers)
-        for place in reversed(range(depth)):
-            if place < depth - 1:
-                self._fit(model, seed, steps // depth, LEARNING_RATES["distilled"])
-            below = [[index] for index in range(groups[place][0])]
-            above = [[groups[place][-1] + 1 + index] for index in range(depth - place - 1)]
-            together = [*below, groups[place], *above]
-            model = self.make_student(arm, len(together), model, groups=together)
-        return model, steps - (depth - 1) * (steps // depth)
+    def _one_by_one(self, arm: Arm, depth: int, seed: int, steps: int, recovery: str) -> tuple[PreTrainedModel, int]:
+        merges = pairwise_merges(self.student(arm, depth).config.compression["layer_map"])
+        part, model = steps // len(merges), self.teacher
+        for number, groups in enumerate(merges, start=1):
+            model = self.make_student(arm, len(groups), model, groups=groups)
+            if number < len(merges):
+                self._before_last(model, seed, part, recovery)
+        return model, steps - (len(merges) - 1) * part
 
-    def _progressive(self, arm: Arm, depth: int, seed: int, steps: int) -> tuple[PreTrainedModel, int]:
+    def _progressive(self, arm: Arm, depth: int, seed: int, steps: int, recovery: str) -> tuple[PreTrainedModel, int]:
         student = self.student(arm, depth)
         groups = student.config.compression["layer_map"]
         layers = getattr(*find_layers(student))
@@ -207,7 +210,7 @@ class Grafting:
                     layers[place].share = share
 
         handle = student.register_forward_pre_hook(rise)
-        self._fit(student, seed, first, LEARNING_RATES["distilled"])
+        self._before_last(student, seed, first, recovery)
         handle.remove()
         for place in merged:
             layers[place] = layers[place].grafted
@@ -232,7 +235,6 @@ def read_options() -> Namespace:
     parser.add_argument("--recoveries", nargs="+", choices=RECOVERIES, default=list(RECOVERIES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="of every arm; by default those of recovery.py")
-    parser.add_argument("--latency", action="store_true", help="take times too: let nothing else run")
     parser.add_argument("--only", choices=["before", "after"], help="leave the other part out")
     return parser.parse_args()
 

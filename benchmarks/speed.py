@@ -49,7 +49,7 @@ def forward_table(repeats: int) -> list[dict[str, float]]:
     """Student alone against student with adapter, without gradients."""
     source = resolve_pretrained(ENCODER)
     rows = []
-    for layers in (2, 6):
+    for layers in (2, 3, 6):
         student = truncate_layers(AutoModel.from_pretrained(source, add_pooling_layer=False), range(layers)).eval()
         for adapter_type in ("light", "mlp"):
             model = AlAdForTokenClassification.from_student_pretrained(student, adapter_type=adapter_type).eval()

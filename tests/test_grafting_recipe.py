@@ -15,7 +15,7 @@ from transformers import AutoModelForTokenClassification, PreTrainedModel, Train
 
 from alad_hf import AlAdForTokenClassification
 from alad_hf.recipes import Budget
-from alad_hf.recipes.grafting import FIRST_SHARE, TakingTurns, graft_tagger
+from alad_hf.recipes.grafting import FIRST_SHARE, TakingTurns, graft_tagger, pairwise_merges
 from alad_hf.training.distillation import distilling
 
 FEATURES = Features({"tokens": List(Value("string")), "tags": List(ClassLabel(names=TAGS))})
@@ -122,6 +122,22 @@ def test_an_interrupted_run_goes_on_and_ends_alike(schedule: str, tmp_path: Path
     assert seen.steps <= 12 - 6  # the first stage was there
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], value, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("groups", [[[0, 1, 2, 3]], [[0], [1, 2], [3, 4, 5]], [[0, 1], [2], [3, 4]], [[0], [1]]])
+def test_pairs_are_merged_one_by_one_until_the_groups_are_reached(groups: list[list[int]]) -> None:
+    merged = [[index] for group in groups for index in group]
+    for now in pairwise_merges(groups):
+        assert sorted(len(part) for part in now) == [1] * (len(now) - 1) + [2]
+        merged = [[one for part in pair for one in merged[part]] for pair in now]
+    assert merged == groups
+
+
+def test_upper_layers_are_merged_one_by_one(tmp_path: Path) -> None:
+    seen = Seen()
+    model = run(tmp_path, seen, schedule="one_by_one", strategy="upper", distil=False)
+    assert seen.depths == [3] * 6 + [2] * 6
+    assert model.config.compression["layer_map"] == [[0], [1, 2, 3]]
 
 
 def test_distilbert_and_widened_layers_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

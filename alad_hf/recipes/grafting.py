@@ -75,7 +75,7 @@ def graft_tagger(
     """Merge layers of a fine-tuned tagger and train what comes out, by the stock Trainer.
 
     All schedules take the same number of steps. "at_once" grafts all groups and then trains. "one_by_one" grafts one
-    group, the top one first, and trains, until all are grafted (with `strategy="upper"` there is only one).
+    pair of neighbours, the top one first, and trains, until all groups are one layer each.
     "progressive" grafts all, lets each grafted layer take its group's place with a chance that rises to 1 (as in Xu et
     al. 2020, arXiv 2002.02925; the head learns on, the rest is frozen), and then trains the result alone.
 
@@ -239,21 +239,33 @@ class _Run:
 def _graft_one_by_one(
     run: _Run, groups: Sequence[Sequence[int]], rows: Rows, graft_arguments: dict[str, Any]
 ) -> tuple[PreTrainedModel, float]:
-    """The tagger with all groups grafted, trained behind each but the last, and the part of the steps that is left."""
-    merged = [index for index, group in enumerate(groups) if len(group) > 1]
-    part = 1 / max(1, len(merged))
+    """The tagger with all pairs grafted, trained behind each but the last, and the part of the steps that is left."""
+    merges = pairwise_merges(groups)
+    part = 1 / max(1, len(merges))
     student = copy.deepcopy(run.teacher)  # which stays as it is, even if nothing is merged
-    for place in reversed(merged):
-        first, above = groups[place][0], len(groups) - place - 1
-        size = len(groups[place])
-        now = [[index] for index in range(first)] + [list(range(first, first + size))]
-        now += [[first + size + index] for index in range(above)]
-        graft = partial(graft_layers, student, groups=now, **graft_arguments)
-        student = run.stage(f"grafted-{place}", graft)
-        if place != merged[0]:
-            folder = run.folder / "stages" / f"training-{place}"
-            student = run.stage(f"recovered-{place}", partial(run.train, student, rows, part, folder))
+    for number, now in enumerate(merges, start=1):
+        student = run.stage(f"grafted-{number}", partial(graft_layers, student, groups=now, **graft_arguments))
+        if number < len(merges):
+            folder = run.folder / "stages" / f"training-{number}"
+            student = run.stage(f"recovered-{number}", partial(run.train, student, rows, part, folder))
     return student, part
+
+
+def pairwise_merges(groups: Sequence[Sequence[int]]) -> list[list[list[int]]]:
+    """The groups that `graft_layers` is to merge, call after call, so that each merges one pair, the top one first.
+
+    Example:
+        >>> pairwise_merges([[0], [1, 2, 3]])
+        [[[0], [1], [2, 3]], [[0], [1, 2]]]
+    """
+    merges = []
+    depth = sum(len(group) for group in groups)
+    for group in reversed(groups):
+        for lower in reversed(range(group[0], group[-1])):
+            singles = [[index] for index in range(depth)]
+            merges.append([*singles[:lower], [lower, lower + 1], *singles[lower + 2 :]])
+            depth -= 1
+    return merges
 
 
 def _take_turns(run: _Run, student: PreTrainedModel, groups: Sequence[Sequence[int]], rows: Rows) -> PreTrainedModel:
