@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-Mode = Literal["plain", "joint", "plug-and-play"]
-"""Without a teacher; with one, student and adapter trained; with one, adapter and head over a frozen student."""
+Mode = Literal["plain", "joint", "plug-and-play", "grafted"]
+"""Without a teacher; with one: student and adapter trained, adapter and head over a frozen student, or a student that
+was grafted from the teacher."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,12 @@ class Budget:
         return replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
 
 
-# Found with `benchmarks/recovery.py`.
+# Found with `benchmarks/recovery.py` and `benchmarks/grafting.py`.
 DEFAULTS: dict[Mode, Budget] = {
     "plain": Budget(epochs=5, learning_rate=2e-4),
     "joint": Budget(epochs=5, alignment_epochs=1, learning_rate=1e-3),
     "plug-and-play": Budget(epochs=5, alignment_epochs=1, learning_rate=2e-3),
+    "grafted": Budget(epochs=5, alignment_epochs=1, learning_rate=5e-4),  # more would undo what it knows already
 }
 EXCHANGED_COPIES = 8
 """Where there is no unlabelled text: variants made of each labelled sentence, see `exchange_mentions`."""

@@ -90,7 +90,7 @@ def graft_tagger(
         adapter: Put an alignment adapter on top for the last stage: an AlAd model under the tagger as its teacher.
         texts: Unlabelled text for `distil`; by default the training sentences with their entities exchanged.
         tokenizer: By default loaded from the tagger's name.
-        budget: By default that of joint training, see `DEFAULTS`.
+        budget: By default "grafted" in `DEFAULTS`, or "plain" without `distil`.
         dataset_name: What a card calls the data.
         resume: Go on from the stages and checkpoints of an interrupted call with the same arguments.
         callbacks: More callbacks for the Trainer.
@@ -108,7 +108,7 @@ def graft_tagger(
     check_one_process()
     if adapter and not distil:
         raise ValueError("An adapter learns from the tagger: adapter=True needs distil=True.")
-    budget = (budget or Budget()).completed("joint" if distil else "plain", exchanged=texts is None)
+    budget = (budget or Budget()).completed("grafted" if distil else "plain", exchanged=texts is None)
     set_seed(budget.seed)
     teacher = load_teacher(tagger) if isinstance(tagger, str) else tagger
     tokenizer = tokenizer or load_tokenizer(teacher.name_or_path, "tokenizer")
