@@ -94,7 +94,7 @@ def test_with_a_teacher(frozen: bool, student: str, teacher: str, tmp_path: Path
     model = trained.model
     assert isinstance(trained, TrainedQuestionAnswerer) and isinstance(model, AlAdForQuestionAnswering)
     assert model.teacher is None and not model.training and model.config.window_size == 3
-    assert trained.budget == budget.completed("plug-and-play" if frozen else "joint", exchanged=True)
+    assert trained.budget == budget.completed("plug-and-play" if frozen else "joint", width=384, exchanged=True)
     assert trained.budget.alignment_epochs == 3
     before = AutoModel.from_pretrained(student, add_pooling_layer=False).encoder.layer
     after = model.model.encoder.encoder.layer

@@ -152,22 +152,35 @@ def test_a_model_given_in_memory_stays_as_it_is(tmp_path: Path) -> None:
 
 def test_a_budget_is_completed_by_its_mode() -> None:
     given = Budget(learning_rate=1e-3, seed=4)
-    assert given.completed("plain", exchanged=True) == Budget(DEFAULTS["plain"].epochs, learning_rate=1e-3, seed=4)
-    for mode in ("joint", "plug-and-play"):
-        few, many = (given.completed(mode, exchanged=exchanged) for exchanged in (False, True))
+    plain = given.completed("plain", width=384, exchanged=True)
+    assert plain == Budget(DEFAULTS["plain"].epochs, learning_rate=1e-3, seed=4)
+    for mode in ("joint", "plug-and-play", "grafted"):
+        few, many = (given.completed(mode, width=384, exchanged=exchanged) for exchanged in (False, True))
         assert (few.learning_rate, few.seed, few.epochs) == (1e-3, 4, DEFAULTS[mode].epochs)
         assert (few.alignment_epochs, many.alignment_epochs) == (1, 3)
-        assert Budget(alignment_epochs=0).completed(mode, exchanged=True).alignment_epochs == 0
+        assert Budget(alignment_epochs=0).completed(mode, width=384, exchanged=True).alignment_epochs == 0
     for budget, mode, exchanged in (
         (Budget(alignment_epochs=2), "plain", True),
         (Budget(), "plain", False),
         (Budget(alignment_epochs=0), "joint", False),
     ):
         with pytest.raises(ValueError, match="unread|read for what a teacher says"):
-            budget.completed(mode, exchanged=exchanged)
+            budget.completed(mode, width=384, exchanged=exchanged)
     for wrong in ({"epochs": 0}, {"alignment_epochs": -1}, {"batch_size": 0}, {"learning_rate": 0.0}):
         with pytest.raises(ValueError, match=rf"Budget\({next(iter(wrong))}="):
             Budget(**wrong)
+
+
+def test_wide_encoders_learn_at_lower_rates() -> None:
+    def rate(mode: str, width: int) -> float:
+        return Budget().completed(mode, width=width, exchanged=True).learning_rate
+
+    for mode in ("plain", "joint", "grafted"):
+        assert rate(mode, 16) == rate(mode, 384) == DEFAULTS[mode].learning_rate
+        assert rate(mode, 768) == pytest.approx(rate(mode, 384) / 4)
+        assert Budget(learning_rate=0.5).completed(mode, width=768, exchanged=True).learning_rate == 0.5
+    assert rate("plain", 768) == pytest.approx(5e-5)
+    assert rate("plug-and-play", 768) == rate("plug-and-play", 384)  # the encoder is left alone
 
 
 def test_exchange_mentions_keeps_contexts_and_types() -> None:

@@ -19,7 +19,7 @@ class Budget:
         alignment_epochs: Passes over the unlabelled text, which is mixed among the labels; by default more where it is
             made from the labelled data. 0 leaves it out.
         batch_size: Rows of one optimiser step: sentences, or windows of a question and its context.
-        learning_rate: Peak of the linear schedule.
+        learning_rate: Peak of the linear schedule; by default lower for an encoder that is wider than MiniLM.
         seed: Of everything random.
 
     Raises:
@@ -42,11 +42,12 @@ class Budget:
             if name not in lowest and value <= 0:
                 raise ValueError(f"Budget({name}={value}) must be above 0.")
 
-    def completed(self, mode: Mode, *, exchanged: bool) -> Budget:
+    def completed(self, mode: Mode, *, width: int, exchanged: bool) -> Budget:
         """Fill in what was left out.
 
         Args:
             mode: How the model is trained.
+            width: Hidden size of the encoder.
             exchanged: Whether the unlabelled text is made from the labelled data, since none was given.
 
         Raises:
@@ -65,6 +66,8 @@ class Budget:
         defaults = asdict(DEFAULTS[mode])
         if exchanged and mode != "plain":
             defaults["alignment_epochs"] = EXCHANGED_EPOCHS
+        if mode != "plug-and-play":  # which leaves the encoder as it is
+            defaults["learning_rate"] *= min(1.0, (WIDTH_OF_DEFAULTS / width) ** 2)
         return replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
 
 
@@ -75,6 +78,10 @@ DEFAULTS: dict[Mode, Budget] = {
     "plug-and-play": Budget(epochs=5, alignment_epochs=1, learning_rate=2e-3),
     "grafted": Budget(epochs=5, alignment_epochs=1, learning_rate=5e-4),  # more would undo what it knows already
 }
+WIDTH_OF_DEFAULTS = 384
+"""The hidden size, MiniLM's, that the learning rates are for. They fall with the square of a greater one: without a
+teacher to 5e-5 at 768 and 3e-5 at 1024, in the range that Devlin et al. 2019 (arXiv 1810.04805, A.3) fine-tune BERT
+with."""
 EXCHANGED_COPIES = 8
 """Where there is no unlabelled text: variants made of each labelled sentence, see `exchange_mentions`."""
 EXCHANGED_PARAGRAPHS = 2

@@ -108,9 +108,13 @@ def graft_tagger(
     check_one_process()
     if adapter and not distil:
         raise ValueError("An adapter learns from the tagger: adapter=True needs distil=True.")
-    budget = (budget or Budget()).completed("grafted" if distil else "plain", exchanged=texts is None)
-    set_seed(budget.seed)
     teacher = load_teacher(tagger) if isinstance(tagger, str) else tagger
+    budget = (budget or Budget()).completed(
+        "grafted" if distil else "plain",
+        width=teacher.config.get_text_config().hidden_size,
+        exchanged=texts is None,
+    )
+    set_seed(budget.seed)
     tokenizer = tokenizer or load_tokenizer(teacher.name_or_path, "tokenizer")
     data = with_tags_of(teacher, with_validation(data, "tokens"))
     run = _Run(teacher, tokenizer, data, Path(output_dir), budget, distil, resume, list(callbacks or []))

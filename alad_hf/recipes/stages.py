@@ -62,6 +62,11 @@ class Parts:
     teacher_tokenizer: PreTrainedTokenizerBase | None
 
     @property
+    def width(self) -> int:
+        """Hidden size of the encoder."""
+        return self.encoder.config.get_text_config().hidden_size
+
+    @property
     def max_length(self) -> int:
         """Tokens that fit into one input of the encoder and, where it reads the same tokens, of the teacher."""
         if self.teacher is None:
