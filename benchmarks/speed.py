@@ -1,9 +1,9 @@
-"""Speed: the adapter's forward against the student's, and a training step with cached states against a plain one.
+"""Speed: the adapter's forward against the student's, fewer layers against narrower ones, and a training step.
 
     python benchmarks/speed.py
 
-The limit of the first table is the student alone (ratio 1.0), of the second a plain fine-tuning step of the same
-student. Medians over repeats; both sides of a ratio take turns, so that a disturbance hits both.
+The limit of the adapter is the student alone (ratio 1.0), of a joint training step on cached states a plain
+fine-tuning step of the same student. Medians over repeats; what is compared takes turns, so a disturbance hits all.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from alad_hf import AlAdForTokenClassification
 from alad_hf.alignment.teacher_cache import cache_teacher_states
-from alad_hf.compression.truncation import truncate_layers
+from alad_hf.compression import prune_width, truncate_layers
 from alad_hf.data.collators import DataCollatorForAlignment
 from alad_hf.hub.pretrained_weights import resolve_pretrained
 
@@ -49,7 +49,7 @@ def forward_table(repeats: int) -> list[dict[str, float]]:
     """Student alone against student with adapter, without gradients."""
     source = resolve_pretrained(ENCODER)
     rows = []
-    for layers in (2, 3, 6):
+    for layers in (2, 6):
         student = truncate_layers(AutoModel.from_pretrained(source, add_pooling_layer=False), range(layers)).eval()
         for adapter_type in ("light", "mlp"):
             model = AlAdForTokenClassification.from_student_pretrained(student, adapter_type=adapter_type).eval()
@@ -81,6 +81,42 @@ def forward_table(repeats: int) -> list[dict[str, float]]:
                         }
                     )
                     print(rows[-1], flush=True)
+    return rows
+
+
+def shape_table(repeats: int) -> list[dict[str, float | str]]:
+    """Encoders with a half and a third of the layers, or of the heads and neurons of every layer."""
+    source = resolve_pretrained(ENCODER)
+    whole = AutoModel.from_pretrained(source, add_pooling_layer=False).eval()
+    layers, heads, neurons = (
+        getattr(whole.config, name) for name in ("num_hidden_layers", "num_attention_heads", "intermediate_size")
+    )
+    shapes = {f"{layers} layers": whole}
+    for part in (2, 3):
+        shapes[f"{layers // part} layers"] = truncate_layers(whole, range(layers // part)).eval()
+        shapes[f"{layers} layers, width / {part}"] = prune_width(
+            whole,
+            heads=heads // part,
+            neurons=neurons // part,
+            texts=["Which ones are kept does not matter for the time."],
+            tokenizer=AutoTokenizer.from_pretrained(source),
+            refit=False,
+        ).eval()
+    rows: list[dict[str, float | str]] = []
+    for batch, tokens in ((1, 32), (1, 128), (32, 32), (32, 128)):
+        ids = torch.randint(1000, 20_000, (batch, tokens))
+        mask = torch.ones_like(ids)
+        calls = {
+            name: lambda model=model, ids=ids, mask=mask: model(ids, attention_mask=mask)
+            for name, model in shapes.items()
+        }
+        with torch.no_grad():
+            medians = take_turns(calls, repeats)
+        rows += [
+            {"student": name, "batch": batch, "tokens": tokens, "ms": round(value, 3)}
+            for name, value in medians.items()
+        ]
+        print(rows[-len(medians) :], flush=True)
     return rows
 
 
@@ -141,6 +177,7 @@ def main() -> None:
         "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
         "training_step": training_table(options.repeats),
+        "shapes": shape_table(options.repeats),
         "forward": forward_table(options.repeats),
     }
     out = Path(options.out)

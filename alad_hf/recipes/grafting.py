@@ -90,7 +90,7 @@ def graft_tagger(
         adapter: Put an alignment adapter on top for the last stage: an AlAd model under the tagger as its teacher.
         texts: Unlabelled text for `distil`; by default the training sentences with their entities exchanged.
         tokenizer: By default loaded from the tagger's name.
-        budget: By default "grafted" in `DEFAULTS`, or "plain" without `distil`.
+        budget: By default "tuned" in `DEFAULTS`, or "plain" without `distil`.
         dataset_name: What a card calls the data.
         resume: Go on from the stages and checkpoints of an interrupted call with the same arguments.
         callbacks: More callbacks for the Trainer.

@@ -104,7 +104,8 @@ def train_question_answerer(
         freeze_student=freeze_student,
         **config_arguments,
     )
-    budget = budget.completed(parts.mode(freeze_student), width=parts.width, exchanged=pairs is None)
+    mode = parts.mode(AutoModelForQuestionAnswering, freeze_student)
+    budget = budget.completed(mode, width=parts.width, exchanged=pairs is None)
     data = with_validation(load_question_answering(data), "context")
     if max_length is None and parts.teacher_max_length is not None:
         max_length = min(window_sizes(parts.encoder, parts.tokenizer)[0], parts.teacher_max_length)

@@ -90,11 +90,19 @@ class Parts:
         """Rows with the teacher's cached signal."""
         return self._found.with_states(rows, self.tokenizer, layers)
 
-    def mode(self, freeze_student: bool) -> Mode:
-        """How the model is trained."""
+    def mode(self, stock_class: type, freeze_student: bool) -> Mode:
+        """How the model is trained.
+
+        Args:
+            stock_class: The task's Auto class: a student whose checkpoint has such a head knows the task.
+            freeze_student: Train adapter and head only.
+        """
         if self.teacher is None:
             return "plain"
-        return "plug-and-play" if freeze_student else "joint"
+        if freeze_student:
+            return "plug-and-play"
+        head = stock_class.__name__.removeprefix("AutoModel")
+        return "tuned" if any(name.endswith(head) for name in self.encoder.config.architectures or []) else "joint"
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,8 @@ def train_tagger(
         freeze_student=freeze_student,
         **config_arguments,
     )
-    budget = budget.completed(parts.mode(freeze_student), width=parts.width, exchanged=texts is None)
+    mode = parts.mode(AutoModelForTokenClassification, freeze_student)
+    budget = budget.completed(mode, width=parts.width, exchanged=texts is None)
     data = with_validation(data, "tokens")
     if parts.teacher is not None:
         data = with_tags_of(parts.teacher, data)
