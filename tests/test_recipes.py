@@ -154,7 +154,7 @@ def test_a_budget_is_completed_by_its_mode() -> None:
     given = Budget(learning_rate=1e-3, seed=4)
     plain = given.completed("plain", width=384, exchanged=True)
     assert plain == Budget(DEFAULTS["plain"].epochs, learning_rate=1e-3, seed=4)
-    for mode in ("joint", "plug-and-play", "tuned"):
+    for mode in ("joint", "plug-and-play", "distilled"):
         few, many = (given.completed(mode, width=384, exchanged=exchanged) for exchanged in (False, True))
         assert (few.learning_rate, few.seed, few.epochs) == (1e-3, 4, DEFAULTS[mode].epochs)
         assert (few.alignment_epochs, many.alignment_epochs) == (1, 3)
@@ -181,7 +181,7 @@ def test_a_student_that_is_a_tagger_already_is_trained_at_the_rate_for_it(
         tiny_tokenizer().save_pretrained(tmp_path / name)
     data = DatasetDict(train=dataset(2), validation=dataset())
     modes = {
-        "tuned": (str(tmp_path / "tagger"), False),
+        "distilled": (str(tmp_path / "tagger"), False),
         "joint": (student(tmp_path / "student"), False),
         "plug-and-play": (str(tmp_path / "tagger"), True),
     }
@@ -201,7 +201,7 @@ def test_wide_encoders_learn_at_lower_rates() -> None:
     def rate(mode: str, width: int) -> float:
         return Budget().completed(mode, width=width, exchanged=True).learning_rate
 
-    for mode in ("plain", "joint", "tuned"):
+    for mode in ("plain", "joint", "distilled"):
         assert rate(mode, 16) == rate(mode, 384) == DEFAULTS[mode].learning_rate
         assert rate(mode, 768) == pytest.approx(rate(mode, 384) / 4)
         assert Budget(learning_rate=0.5).completed(mode, width=768, exchanged=True).learning_rate == 0.5

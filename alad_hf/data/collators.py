@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..models.modeling_alad import IGNORED, UNLABELLED
+from ..models.modeling_alad import UNLABELLED
+from ..models.task_losses import IGNORED
 from .token_alignment import TEACHER_COLUMNS
 
 LENGTH_COLUMN = "length"

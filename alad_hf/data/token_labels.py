@@ -9,7 +9,7 @@ from typing import Literal
 from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from ..models.modeling_alad import IGNORED
+from ..models.task_losses import IGNORED
 from ..models.teacher import tokenizes_alike
 from .alignment_coverage import check_coverage, report_coverage
 from .token_alignment import COVERAGE_COLUMN, teacher_columns

@@ -7,24 +7,21 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, QuestionAnsweringModelOutput, TokenClassifierOutput
 from transformers.utils import can_return_tuple
 
 from .alad_construction import StudentTeacherMixin
 from .alignment_adapter import AdapterLinear, AlignmentAdapter, LayerMix
-from .alignment_loss import cosine_distance, distillation_divergence, squared_error
+from .alignment_loss import answering_sums, cosine_distance, shared_by_tokens, squared_error, tagging_sums
 from .compressed_embeddings import CompressedEmbedding, check_embeddings
 from .configuration_alad import AlAdConfig
 from .quantized_student import asking_for_torchao, check_frozen, is_quantized, spare_float_parts
 from .shard_names import check_shard_names
 from .student import build_student
-from .task_losses import at_least_one
+from .task_losses import IGNORED, at_least_one
 from .teacher import TeacherColumns, TeacherSignal, accepted_arguments, without_cache
 
-IGNORED = -100
-"""Label of a token that neither carries a task loss nor is counted, as everywhere in transformers."""
 UNLABELLED = -1
 """Label of a token of unlabelled text: counted (the Trainer sees `label != -100`), but without a task loss."""
 _NEVER_NEW = ("encoder.", "adapter.")
@@ -166,6 +163,13 @@ class AlAdPreTrainedModel(StudentTeacherMixin, PreTrainedModel):
         if self.config.alignment_cosine_weight:
             terms["alignment_cosine"] = cosine_distance(aligned, teacher_states, token_weights)
         return terms
+
+    def _to_distil(self, teacher_logits: torch.Tensor | None, logits: torch.Tensor) -> torch.Tensor | None:
+        """The teacher's logits, if there are some to be learned."""
+        if teacher_logits is None or not self.config.distillation_weight:
+            return None
+        self._check_teacher_logits(teacher_logits, logits)
+        return teacher_logits
 
     def _total_loss(
         self, sums: dict[str, torch.Tensor], items: torch.Tensor | int
@@ -434,18 +438,9 @@ class AlAdForTokenClassification(AlAdPreTrainedModel):
 
         real = logits.new_ones(logits.shape[:2]) if attention_mask is None else attention_mask
         signal, matched = self._signal(given, self.training or labels is not None, real, **inputs)
-        sums = {}
-        if labels is not None:
-            classes = labels.masked_fill(labels < 0, IGNORED)
-            sums["task"] = functional.cross_entropy(
-                logits.float().flatten(0, 1), classes.flatten(), ignore_index=IGNORED, reduction="sum"
-            )
-        sums |= self._alignment_terms(outputs.last_hidden_state, signal.states, matched)
-        if signal.logits is not None and self.config.distillation_weight:
-            self._check_teacher_logits(signal.logits, logits)
-            sums["distillation"] = distillation_divergence(
-                logits, signal.logits, matched, self.config.distillation_temperature
-            )
+        sums = self._alignment_terms(outputs.last_hidden_state, signal.states, matched)
+        teacher_says = self._to_distil(signal.logits, logits)
+        sums |= tagging_sums(logits, labels, teacher_says, matched, self.config.distillation_temperature)
         items = num_items_in_batch
         if items is None:
             items = real.sum() if labels is None else (labels != IGNORED).sum().clamp(min=1)
@@ -541,35 +536,17 @@ class AlAdForQuestionAnswering(AlAdPreTrainedModel):
         )
         outputs = self.model(**inputs, **kwargs, return_dict=True)
         logits = self.qa_outputs(outputs.last_hidden_state)
-        batch, tokens = logits.shape[:2]
 
-        real = logits.new_ones(batch, tokens) if attention_mask is None else attention_mask
+        real = logits.new_ones(logits.shape[:2]) if attention_mask is None else attention_mask
         wanted = self.training or start_positions is not None or kwargs.get("labels") is not None
         signal, matched = self._signal(given, wanted, real, **inputs)
-        padding = (real == 0).unsqueeze(-1)
-        candidates = logits.float().masked_fill(padding, torch.finfo(torch.float32).min)
-        sums = {}
-        if start_positions is not None and end_positions is not None:
-            positions = torch.stack([start_positions.flatten(), end_positions.flatten()], dim=-1)
-            inside = (positions >= 0) & (positions < tokens)
-            inside &= real.gather(1, positions.clamp(0, tokens - 1)) > 0
-            targets = positions.masked_fill(~inside, IGNORED)
-            sums["task"] = functional.cross_entropy(candidates, targets, ignore_index=IGNORED, reduction="sum") / 2
-        token_weights = matched / matched.sum(dim=1, keepdim=True).clamp(min=1)
-        sums |= self._alignment_terms(outputs.last_hidden_state, signal.states, token_weights)
-        if signal.logits is not None and self.config.distillation_weight:
-            self._check_teacher_logits(signal.logits, logits)
-            ruled_out = (matched == 0).unsqueeze(-1)
-            teacher_scores = signal.logits.float().masked_fill(ruled_out, -torch.inf)
-            # An example of which the teacher says nothing agrees with the model: no divergence, no gradient.
-            silent = teacher_scores.isneginf().all(dim=1, keepdim=True)
-            sums["distillation"] = distillation_divergence(
-                candidates.transpose(1, 2),
-                torch.where(silent, candidates.detach(), teacher_scores).transpose(1, 2),
-                logits.new_full((batch, 2), 0.5, dtype=torch.float32),
-                self.config.distillation_temperature,
-            )
-        loss, loss_terms = self._total_loss(sums, batch if num_items_in_batch is None else num_items_in_batch)
+        answers = None if start_positions is None or end_positions is None else (start_positions, end_positions)
+        sums = self._alignment_terms(outputs.last_hidden_state, signal.states, shared_by_tokens(matched))
+        teacher_says = self._to_distil(signal.logits, logits)
+        sums |= answering_sums(logits, answers, teacher_says, real, matched, self.config.distillation_temperature)
+        loss, loss_terms = self._total_loss(
+            sums, logits.shape[0] if num_items_in_batch is None else num_items_in_batch
+        )
         return AlAdQuestionAnsweringOutput(
             loss=loss,
             start_logits=logits[..., 0].contiguous(),

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 
 IGNORED = -100
-"""Label that carries no loss."""
+"""Label of a token that neither carries a task loss nor is counted, as everywhere in transformers."""
 
 
 def at_least_one(items: torch.Tensor | int) -> torch.Tensor | int:
@@ -14,10 +14,23 @@ def at_least_one(items: torch.Tensor | int) -> torch.Tensor | int:
     return items.clamp(min=1) if isinstance(items, torch.Tensor) else max(items, 1)
 
 
+def token_sum(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Sum of the cross entropies of labelled tokens.
+
+    Args:
+        logits: (batch, tokens, classes).
+        labels: (batch, tokens), negative where no loss is wanted.
+    """
+    classes = labels.masked_fill(labels < 0, IGNORED)
+    return functional.cross_entropy(
+        logits.float().flatten(0, 1), classes.flatten(), ignore_index=IGNORED, reduction="sum"
+    )
+
+
 def token_loss(
     logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
 ) -> torch.Tensor:
-    """Sum of the cross entropies of labelled tokens, divided once, so that accumulated batches add up to one.
+    """`token_sum` divided once, so that accumulated batches add up to one.
 
     Args:
         logits: (batch, tokens, classes).
@@ -28,10 +41,7 @@ def token_loss(
         A scalar; 0 where no label counts.
     """
     items = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
-    total = functional.cross_entropy(
-        logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum"
-    )
-    return total / at_least_one(items)
+    return token_sum(logits, labels) / at_least_one(items)
 
 
 def text_loss(
@@ -70,28 +80,40 @@ def text_loss(
     return measure(logits[counts], targets[counts], reduction="sum") / items
 
 
+def candidates(logits: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    """(batch, tokens, 2) logits in float32 by which padding is neither start nor end; `real` is (batch, tokens)."""
+    return logits.float().masked_fill((real == 0).unsqueeze(-1), torch.finfo(torch.float32).min)
+
+
+def span_sum(
+    logits: torch.Tensor, start_positions: torch.Tensor, end_positions: torch.Tensor, real: torch.Tensor
+) -> torch.Tensor:
+    """Sum over examples of half the cross entropies of start and end, over real tokens.
+
+    Args:
+        logits: (batch, tokens, 2).
+        start_positions: (batch,); one that is not a real token carries no loss.
+        end_positions: (batch,); likewise.
+        real: (batch, tokens), 0 for padding.
+    """
+    tokens = logits.shape[1]
+    positions = torch.stack([start_positions.flatten(), end_positions.flatten()], dim=-1)
+    inside = (positions >= 0) & (positions < tokens)
+    inside &= real.gather(1, positions.clamp(0, tokens - 1)) > 0
+    targets = positions.masked_fill(~inside, IGNORED)
+    scores = candidates(logits, real)
+    return functional.cross_entropy(scores, targets, ignore_index=IGNORED, reduction="sum") / 2
+
+
 def span_loss(
     logits: torch.Tensor,
     start_positions: torch.Tensor,
     end_positions: torch.Tensor,
     attention_mask: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Mean over examples of half the cross entropies of start and end, over real tokens.
-
-    Args:
-        logits: (batch, tokens, 2).
-        start_positions: (batch,).
-        end_positions: (batch,).
-        attention_mask: (batch, tokens), 1 for real tokens; all real if None.
-    """
-    batch, tokens = logits.shape[:2]
-    real = logits.new_ones(batch, tokens) if attention_mask is None else attention_mask
-    candidates = logits.float().masked_fill((real == 0).unsqueeze(-1), torch.finfo(torch.float32).min)
-    positions = torch.stack([start_positions.flatten(), end_positions.flatten()], dim=-1)
-    inside = (positions >= 0) & (positions < tokens)
-    inside &= real.gather(1, positions.clamp(0, tokens - 1)) > 0
-    targets = positions.masked_fill(~inside, IGNORED)
-    return functional.cross_entropy(candidates, targets, ignore_index=IGNORED, reduction="sum") / 2 / batch
+    """Mean of `span_sum` over examples; all tokens are real without `attention_mask` (batch, tokens)."""
+    real = logits.new_ones(logits.shape[:2]) if attention_mask is None else attention_mask
+    return span_sum(logits, start_positions, end_positions, real) / logits.shape[0]
 
 
-__all__ = ["at_least_one", "span_loss", "text_loss", "token_loss"]
+__all__ = ["IGNORED", "at_least_one", "candidates", "span_loss", "span_sum", "text_loss", "token_loss", "token_sum"]

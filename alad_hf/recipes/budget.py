@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-Mode = Literal["plain", "joint", "plug-and-play", "tuned"]
+Mode = Literal["plain", "joint", "plug-and-play", "distilled"]
 """Without a teacher; with one: student and adapter trained, adapter and head over a frozen student, or a student that
 knows the task already, such as a smaller form of the teacher."""
 
@@ -76,7 +76,7 @@ DEFAULTS: dict[Mode, Budget] = {
     "plain": Budget(epochs=5, learning_rate=2e-4),
     "joint": Budget(epochs=5, alignment_epochs=1, learning_rate=1e-3),
     "plug-and-play": Budget(epochs=5, alignment_epochs=1, learning_rate=2e-3),
-    "tuned": Budget(epochs=5, alignment_epochs=1, learning_rate=5e-4),  # more would undo what it knows already
+    "distilled": Budget(epochs=5, alignment_epochs=1, learning_rate=5e-4),  # more would undo what it knows already
 }
 WIDTH_OF_DEFAULTS = 384
 """The hidden size, MiniLM's, that the learning rates are for. They fall with the square of a greater one: without a

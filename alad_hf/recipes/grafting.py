@@ -90,7 +90,7 @@ def graft_tagger(
         adapter: Put an alignment adapter on top for the last stage: an AlAd model under the tagger as its teacher.
         texts: Unlabelled text for `distil`; by default the training sentences with their entities exchanged.
         tokenizer: By default loaded from the tagger's name.
-        budget: By default "tuned" in `DEFAULTS`, or "plain" without `distil`.
+        budget: By default "distilled" in `DEFAULTS`, or "plain" without `distil`.
         dataset_name: What a card calls the data.
         resume: Go on from the stages and checkpoints of an interrupted call with the same arguments.
         callbacks: More callbacks for the Trainer.
@@ -110,7 +110,7 @@ def graft_tagger(
         raise ValueError("An adapter learns from the tagger: adapter=True needs distil=True.")
     teacher = load_teacher(tagger) if isinstance(tagger, str) else tagger
     budget = (budget or Budget()).completed(
-        "grafted" if distil else "plain",
+        "distilled" if distil else "plain",
         width=teacher.config.get_text_config().hidden_size,
         exchanged=texts is None,
     )

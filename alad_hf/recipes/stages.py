@@ -102,7 +102,7 @@ class Parts:
         if freeze_student:
             return "plug-and-play"
         head = stock_class.__name__.removeprefix("AutoModel")
-        return "tuned" if any(name.endswith(head) for name in self.encoder.config.architectures or []) else "joint"
+        return "distilled" if any(name.endswith(head) for name in self.encoder.config.architectures or []) else "joint"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Stock taggers that learn from a teacher's states and logits under the stock Trainer, without an adapter."""
+"""Stock taggers and question answerers that learn from a teacher under the stock Trainer, without an adapter."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch.nn import functional
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import TokenClassifierOutput
+from transformers.modeling_outputs import QuestionAnsweringModelOutput, TokenClassifierOutput
 
-from ..models.alignment_loss import distillation_divergence, squared_error
-from ..models.task_losses import at_least_one
+from ..models.alignment_loss import answering_sums, shared_by_tokens, squared_error, tagging_sums
+from ..models.task_losses import IGNORED, at_least_one
 from ..models.teacher import accepted_arguments
 
 _FORWARDS = ("forward", "_original_forward")
@@ -20,15 +19,20 @@ _FORWARDS = ("forward", "_original_forward")
 
 @contextmanager
 def distilling(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
-    """Within the block, a token classifier's loss also reads `teacher_states` and `teacher_logits`.
+    """Within the block, a model's loss also reads `teacher_logits` and, if there are some, `teacher_states`.
 
-    The terms are those of `AlAdForTokenClassification` with weights of 1, the states' being the squared error of the
-    model's own last states, which therefore have the teacher's width. Checkpoints written in the block are of the
-    stock class.
+    The terms are those of `AlAdForTokenClassification` or `AlAdForQuestionAnswering` with weights of 1, the states'
+    being the squared error of the model's own last states, which therefore have the teacher's width. Checkpoints
+    written in the block are of the stock class.
+
+    Args:
+        model: A token classifier or question answerer of transformers.
     """
     stock = type(model)
-    attributes = {"__module__": stock.__module__, "_stock_arguments": accepted_arguments(model)}
-    model.__class__ = type(stock.__name__, (_Distilling, stock), attributes)
+    accepted = accepted_arguments(model)
+    form = _DistillingAnswerer if "start_positions" in accepted else _DistillingTagger
+    attributes = {"__module__": stock.__module__, "_stock_arguments": accepted}
+    model.__class__ = type(stock.__name__, (form, stock), attributes)
     before = {name: model.__dict__[name] for name in _FORWARDS if name in model.__dict__}
     try:
         yield model
@@ -41,10 +45,16 @@ def distilling(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
 
 
 class _Distilling(PreTrainedModel):
-    """The forward in front of a stock tagger's own."""
+    """What stands in front of a stock model's own forward."""
 
     _stock_arguments: frozenset[str]
 
+    def _run(self, inputs: dict[str, Any], with_states: bool) -> Any:  # noqa: ANN401
+        known = {name: value for name, value in inputs.items() if value is not None and name in self._stock_arguments}
+        return super().forward(**known, output_hidden_states=with_states)
+
+
+class _DistillingTagger(_Distilling):
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -58,17 +68,43 @@ class _Distilling(PreTrainedModel):
         **kwargs: Any,
     ) -> TokenClassifierOutput:
         """Sums over tokens, divided once; columns as in `AlAdForTokenClassification`."""
-        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids}
-        known = {name: value for name, value in inputs.items() if value is not None and name in self._stock_arguments}
-        outputs = super().forward(**known, **kwargs, output_hidden_states=teacher_states is not None)
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids, **kwargs}
+        outputs = self._run(inputs, teacher_states is not None)
         if labels is None:
             return outputs
-        classes = labels.masked_fill(labels < 0, -100)
-        loss = functional.cross_entropy(outputs.logits.float().transpose(1, 2), classes, reduction="sum")
-        weights = attention_mask.float() if teacher_mask is None else attention_mask.float() * teacher_mask
+        matched = attention_mask.float() if teacher_mask is None else attention_mask.float() * teacher_mask
+        sums = tagging_sums(outputs.logits, labels, teacher_logits, matched)
         if teacher_states is not None:
-            loss = loss + squared_error(outputs.hidden_states[-1], teacher_states, weights)
-        if teacher_logits is not None:
-            loss = loss + distillation_divergence(outputs.logits, teacher_logits, weights)
-        items = (labels != -100).sum() if num_items_in_batch is None else num_items_in_batch
-        return TokenClassifierOutput(loss=loss / at_least_one(items), logits=outputs.logits)
+            sums["states"] = squared_error(outputs.hidden_states[-1], teacher_states, matched)
+        items = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+        return TokenClassifierOutput(loss=sum(sums.values()) / at_least_one(items), logits=outputs.logits)
+
+
+class _DistillingAnswerer(_Distilling):
+    accepts_loss_kwargs = False  # its items are examples, as those of AlAdForQuestionAnswering
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+        start_positions: torch.Tensor | None = None,
+        end_positions: torch.Tensor | None = None,
+        teacher_states: torch.Tensor | None = None,
+        teacher_logits: torch.Tensor | None = None,
+        teacher_mask: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> QuestionAnsweringModelOutput:
+        """Means over examples; columns as in `AlAdForQuestionAnswering`."""
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask, "token_type_ids": token_type_ids, **kwargs}
+        outputs = self._run(inputs, teacher_states is not None)
+        if start_positions is None or end_positions is None:
+            return outputs
+        matched = attention_mask.float() if teacher_mask is None else attention_mask.float() * teacher_mask
+        logits = torch.stack([outputs.start_logits, outputs.end_logits], dim=-1)
+        sums = answering_sums(logits, (start_positions, end_positions), teacher_logits, attention_mask, matched)
+        if teacher_states is not None:
+            sums["states"] = squared_error(outputs.hidden_states[-1], teacher_states, shared_by_tokens(matched))
+        return QuestionAnsweringModelOutput(
+            loss=sum(sums.values()) / len(logits), start_logits=outputs.start_logits, end_logits=outputs.end_logits
+        )

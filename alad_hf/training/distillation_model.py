@@ -19,7 +19,7 @@ from transformers.utils import ModelOutput
 
 from ..models.alignment_loss import cosine_distance, distillation_divergence
 from ..models.configuration_minialbert import MiniAlbertConfig
-from ..models.modeling_alad import IGNORED
+from ..models.task_losses import IGNORED
 from ..models.teacher import accepted_arguments
 
 logger = logging.getLogger(__name__)
