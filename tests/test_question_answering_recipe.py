@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
-from tiny import VOCABULARY, tiny_config, tiny_teacher, tiny_tokenizer
+from tiny import VOCABULARY, random_batch, tiny_config, tiny_teacher, tiny_tokenizer
 from transformers import AutoModel, AutoModelForQuestionAnswering, PreTrainedModel, TrainerCallback
 
 from alad_hf import AlAdForQuestionAnswering
 from alad_hf.question_answering import QuestionAnswerer, evaluate_question_answerer
 from alad_hf.recipes import Budget, TrainedQuestionAnswerer, exchange_questions, train_question_answerer
 from alad_hf.recipes.validation_split import with_validation
+from alad_hf.training.distillation import distilling
 
 NAMES, PLACES = ("smith", "jones", "acme"), ("london", "berlin", "new york")
 
@@ -120,6 +121,37 @@ def test_with_a_teacher(frozen: bool, student: str, teacher: str, tmp_path: Path
     assert "question-answering" in card and "exact_match" in card and str(tmp_path) not in card
     with pytest.raises(ValueError, match="already holds checkpoint-.*resume=True"):
         train_question_answerer(student, data, tmp_path / "out", **arguments)
+
+
+def test_without_an_adapter_a_stock_model_is_distilled(student: str, teacher: str, tmp_path: Path) -> None:
+    data = DatasetDict(train=questions(), validation=questions(("",)))
+    trained = train_question_answerer(
+        student, data, tmp_path / "out", teacher=teacher, adapter=False, budget=Budget(epochs=1, batch_size=6)
+    )
+    assert type(trained.model).__module__.startswith("transformers.")
+    model = QuestionAnswerer.from_pretrained(str(tmp_path / "out"))
+    assert model(data["validation"][0]["question"], data["validation"][0]["context"]) is not None
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["one tokenizer", "another tokenizer"])
+def test_the_distilled_loss_is_that_of_alad_without_its_adapter(masked: bool) -> None:
+    """An adapter that passes the states on leaves the student's own head, states and loss."""
+    torch.manual_seed(0)
+    stock = AutoModelForQuestionAnswering.from_config(tiny_config()).eval()
+    alad = AlAdForQuestionAnswering.from_student_pretrained(stock, alignment_mse_weight=1.0)
+    alad.qa_outputs.load_state_dict(stock.qa_outputs.state_dict())
+    batch = {name: value for name, value in random_batch().items() if name != "labels"}
+    rows, tokens = batch["input_ids"].shape
+    batch |= {"start_positions": torch.tensor([1, -1, 2]), "end_positions": torch.tensor([2, -1, 2])}
+    batch |= {"teacher_states": torch.randn(rows, tokens, 16), "teacher_logits": torch.randn(rows, tokens, 2)}
+    if masked:
+        batch["teacher_mask"] = (torch.rand(rows, tokens) > 0.3).float()
+    with torch.no_grad(), distilling(stock):
+        distilled = stock(**batch)
+    expected = alad(**batch)
+    torch.testing.assert_close(distilled.loss, expected.loss)
+    real = batch["attention_mask"].bool()
+    torch.testing.assert_close(distilled.start_logits[real], expected.start_logits[real])
 
 
 def test_without_a_teacher_a_small_set_is_learned_by_heart(tmp_path: Path) -> None:

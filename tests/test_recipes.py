@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoModelForTokenClassification, AutoTokeniz
 from alad_hf import AlAdForTokenClassification
 from alad_hf.recipes import DEFAULTS, Budget, exchange_mentions, graft_tagger, train_tagger
 from alad_hf.recipes.stages import Task, _with_stock_head, load_parts
-from alad_hf.recipes.tagging import with_tags_of
+from alad_hf.recipes.tagging import tagging_task, with_tags_of
 
 FEATURES = Features({"tokens": List(Value("string")), "tags": List(ClassLabel(names=TAGS))})
 SENTENCES = [
@@ -138,6 +138,75 @@ def test_what_needs_a_teacher_is_refused_without_one(tmp_path: Path) -> None:
     for arguments in ({"freeze_student": True}, {"texts": ["a"]}, {"window_size": 3}):
         with pytest.raises(ValueError, match=f"nothing that {next(iter(arguments))} could do: pass teacher="):
             train_tagger(student(tmp_path / "student"), data, tmp_path / "out", **arguments)
+    with pytest.raises(ValueError, match="nothing that adapter=False could do: pass teacher="):
+        train_tagger(student(tmp_path / "student"), data, tmp_path / "out", adapter=False)
+    for arguments in ({"freeze_student": True}, {"window_size": 3}):
+        with pytest.raises(ValueError, match=f"adapter=False.*nothing that {next(iter(arguments))} could do"):
+            train_tagger(
+                student(tmp_path / "student"), data, tmp_path / "out", teacher="any", adapter=False, **arguments
+            )
+
+
+@pytest.mark.parametrize("width", [16, 32], ids=["as wide", "wider"])
+def test_without_an_adapter_a_stock_model_is_distilled(
+    width: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alad_hf.alignment.teacher_cache.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    torch.manual_seed(1)
+    # The teacher says "O" of every token, whatever the labels say.
+    teacher = AutoModelForTokenClassification.from_config(
+        tiny_config(hidden_size=width, id2label=dict(enumerate(TAGS)))
+    )
+    with torch.no_grad():
+        teacher.classifier.weight.zero_()
+        teacher.classifier.bias.copy_(20 * torch.nn.functional.one_hot(torch.tensor(TAGS.index("O")), len(TAGS)))
+    read: list[set[str]] = []
+
+    class Columns(TrainerCallback):
+        def on_train_begin(self, args, state, control, train_dataloader, **kwargs):
+            read.append(set(train_dataloader.dataset.column_names))
+
+    source = student(tmp_path / "student")
+    trained = train_tagger(
+        source,
+        DatasetDict(train=dataset(8), validation=dataset()),
+        tmp_path / "out",
+        teacher=teacher,
+        teacher_tokenizer=tiny_tokenizer(),
+        texts=["smith works in london .", "jones visited berlin"] * 16,
+        adapter=False,
+        budget=Budget(epochs=1, alignment_epochs=8, batch_size=8, learning_rate=1e-2),
+        callbacks=[Columns()],
+    )
+    assert type(trained.model).__name__ == "BertForTokenClassification"
+    assert ("teacher_states" in read[0]) == (width == 16) and "teacher_logits" in read[0]
+    assert all(parameter.requires_grad for parameter in trained.model.parameters())
+    tokens = tiny_tokenizer()("smith works in london .", return_tensors="pt")
+    with torch.no_grad():
+        assert set(trained.model(**tokens).logits[0].argmax(-1).tolist()) == {TAGS.index("O")}
+    # The embeddings stay, as under an adapter.
+    before = AutoModel.from_pretrained(source).get_input_embeddings().weight
+    assert torch.equal(trained.model.get_input_embeddings().weight, before)
+    loaded = AutoModelForTokenClassification.from_pretrained(tmp_path / "out")
+    assert type(loaded).__module__.startswith("transformers.")
+
+
+def test_a_tagger_that_is_trained_on_keeps_its_head(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    labels = {"id2label": dict(enumerate(TAGS)), "label2id": {tag: index for index, tag in enumerate(TAGS)}}
+    torch.manual_seed(7)
+    tagger = AutoModelForTokenClassification.from_config(tiny_config(**labels))
+    tagger.save_pretrained(tmp_path / "tagger")
+    task = tagging_task(TAGS)
+    given = {"tokenizer": tiny_tokenizer(), "teacher": None, "teacher_tokenizer": None, "seed": 0}
+    for source, layers in ((str(tmp_path / "tagger"), None), (tagger, None), (str(tmp_path / "tagger"), [0])):
+        model = _with_stock_head(task, load_parts(source, keep_layers=layers, **given))
+        for name, value in tagger.classifier.state_dict().items():
+            assert torch.equal(model.classifier.state_dict()[name], value)
+    assert not caplog.records
+    others = tagging_task(list(reversed(TAGS)))
+    model = _with_stock_head(others, load_parts(str(tmp_path / "tagger"), keep_layers=None, **given))
+    assert not torch.equal(model.classifier.weight, tagger.classifier.weight)
+    assert "is left behind: it has the labels" in caplog.text
 
 
 def test_a_model_given_in_memory_stays_as_it_is(tmp_path: Path) -> None:
@@ -257,7 +326,7 @@ def test_adapters_of_peft_are_merged_before_an_encoder_is_trained_alone(tmp_path
         wrapped, tokenizer=tiny_tokenizer(), teacher=None, teacher_tokenizer=None, keep_layers=None, seed=0
     )
     task = Task("ner", AutoModelForTokenClassification, AlAdForTokenClassification, dict, "f1", dict)
-    tagger = _with_stock_head(task, parts.encoder).eval()
+    tagger = _with_stock_head(task, parts).eval()
     inputs = tiny_tokenizer()("smith works in london .", return_tensors="pt")
     with torch.no_grad():
         states = tagger.base_model(**inputs).last_hidden_state

@@ -38,6 +38,9 @@ def train(
     task: Annotated[Literal["tagging", "qa"], typer.Option(help="What to learn: tags, or answers.")] = "tagging",
     teacher: Teacher = None,
     text: TextFiles = None,
+    no_adapter: Annotated[
+        bool, typer.Option("--no-adapter", help="Distil the encoder itself, without an adapter: a stock model.")
+    ] = False,
     frozen: Annotated[bool, typer.Option("--frozen", help="Plug-and-play: train adapter and head only.")] = False,
     keep_layers: Annotated[str | None, typer.Option(help="Layers of the encoder to keep, such as 0,1.")] = None,
     resume: Resume = False,
@@ -54,6 +57,7 @@ def train(
     arguments: dict[str, Any] = {
         "teacher": resolve_pretrained(teacher) if teacher else None,
         "keep_layers": layer_indices(keep_layers),
+        "adapter": not no_adapter,
         "freeze_student": frozen,
         "budget": Budget(**budget),
         "dataset_name": data,

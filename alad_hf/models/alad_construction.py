@@ -15,7 +15,7 @@ from .student import bare_encoder, load_student
 from .teacher import (
     TeacherColumns,
     TeacherSignal,
-    linear_head,
+    copy_head,
     load_teacher,
     state_width,
     tagging_head,
@@ -97,7 +97,7 @@ class StudentTeacherMixin:
         keep_quantization(encoder, model)
         if teacher is not None:
             if copy_teacher_head:
-                model._copy_teacher_head(teacher)
+                copy_head(model, teacher, config.teacher_layers)
             tokenizer = tokenizer or load_tokenizer(
                 config.student_name_or_path, "tokenizer", revision=revision, token=token
             )
@@ -204,15 +204,6 @@ class StudentTeacherMixin:
                 f"teacher_logits have shape {tuple(teacher_logits.shape)}, the model's logits {tuple(logits.shape)}. "
                 "Distillation needs a teacher with the same labels; distillation_weight=0 turns it off."
             )
-
-    def _copy_teacher_head(self, teacher: PreTrainedModel) -> None:
-        own = getattr(self, "classifier", None) or getattr(self, "qa_outputs", None)
-        head = linear_head(teacher, self.config.teacher_layers) if own is not None else None
-        if head is None or head.weight.shape != own.weight.shape or teacher.config.id2label != self.config.id2label:
-            return
-        with torch.no_grad():
-            own.weight.copy_(head.weight)
-            own.bias.copy_(head.bias if head.bias is not None else torch.zeros_like(own.bias))
 
     def num_parameters_by_part(self) -> dict[str, int]:
         """Number of parameters, each tensor once, in the student, the adapter with its layer mix, and the head."""

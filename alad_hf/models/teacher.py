@@ -231,6 +231,23 @@ def linear_head(teacher: PreTrainedModel, layers: Sequence[int] | None = None) -
     return head if same else None
 
 
+def copy_head(model: PreTrainedModel, teacher: PreTrainedModel, layers: Sequence[int] | None = None) -> None:
+    """Give a model the teacher's task head, where both are one linear layer of one shape for the same labels.
+
+    Args:
+        model: It is changed in place, or stays as it is.
+        teacher: See `linear_head`.
+        layers: Likewise.
+    """
+    own = getattr(model, "classifier", None) or getattr(model, "qa_outputs", None)
+    head = linear_head(teacher, layers) if isinstance(own, nn.Linear) else None
+    if head is None or head.weight.shape != own.weight.shape or teacher.config.id2label != model.config.id2label:
+        return
+    with torch.no_grad():
+        own.weight.copy_(head.weight)
+        own.bias.copy_(head.bias if head.bias is not None else torch.zeros_like(own.bias))
+
+
 def tokenizes_alike(tokenizer: PreTrainedTokenizerBase, teacher_tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether both tokenizers give the same ids for the same text, so that a batch of one fits the other's model.
 
@@ -249,6 +266,7 @@ __all__ = [
     "TeacherColumns",
     "TeacherSignal",
     "accepted_arguments",
+    "copy_head",
     "linear_head",
     "load_teacher",
     "state_width",

@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 Mode = Literal["plain", "joint", "plug-and-play", "distilled"]
-"""Without a teacher; with one: student and adapter trained, adapter and head over a frozen student, or a student that
-knows the task already, such as a smaller form of the teacher."""
+"""Without a teacher; with one: student and adapter trained; adapter and head over a frozen student; no adapter, or one
+over a student that knows the task already, such as a smaller form of the teacher."""
 
 
 @dataclass(frozen=True)

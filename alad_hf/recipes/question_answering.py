@@ -37,6 +37,7 @@ def train_question_answerer(
     tokenizer: PreTrainedTokenizerBase | None = None,
     teacher_tokenizer: PreTrainedTokenizerBase | None = None,
     keep_layers: Iterable[int] | None = None,
+    adapter: bool = True,
     freeze_student: bool = False,
     budget: Budget | None = None,
     max_length: int | None = None,
@@ -69,6 +70,8 @@ def train_question_answerer(
         tokenizer: By default loaded from the encoder's name.
         teacher_tokenizer: By default loaded from the teacher's name; it may be another one than the student's.
         keep_layers: Keep only these layers of the encoder, such as `range(2)`.
+        adapter: With a teacher, put an adapter on the encoder. Without one the encoder itself learns the teacher's
+            logits and, where it is as wide, its states: ordinary distillation, of which a stock model comes out.
         freeze_student: Plug-and-play: train adapter and head only.
         budget: Epochs, batch size and learning rates; by default those of the mode in `DEFAULTS`.
         max_length: Most tokens of a window of question and context; by default 384, or as many as fit encoder and
@@ -101,10 +104,11 @@ def train_question_answerer(
         keep_layers=keep_layers,
         seed=budget.seed,
         pairs=pairs,
+        adapter=adapter,
         freeze_student=freeze_student,
-        **config_arguments,
+        config_arguments=config_arguments,
     )
-    mode = parts.mode(AutoModelForQuestionAnswering, freeze_student)
+    mode = parts.mode(AutoModelForQuestionAnswering, adapter=adapter, freeze_student=freeze_student)
     budget = budget.completed(mode, width=parts.width, exchanged=pairs is None)
     data = with_validation(load_question_answering(data), "context")
     if max_length is None and parts.teacher_max_length is not None:
@@ -142,6 +146,7 @@ def train_question_answerer(
         ),
         unlabelled,
         output_dir,
+        adapter=adapter,
         freeze_student=freeze_student,
         budget=budget,
         resume=resume,

@@ -7,10 +7,12 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset, DatasetDict
 from transformers import (
     EvalPrediction,
@@ -31,7 +33,8 @@ from ..long_documents import state_length
 from ..models.alad_construction import load_tokenizer
 from ..models.modeling_alad import AlAdPreTrainedModel
 from ..models.student import bare_encoder, load_student
-from ..models.teacher import load_teacher
+from ..models.teacher import copy_head, load_teacher, state_width
+from ..training.distillation import distilling
 from ..training.stages import published_arguments, train
 from .budget import MOST_EVALUATIONS, Budget, Mode
 
@@ -60,6 +63,8 @@ class Parts:
     tokenizer: PreTrainedTokenizerBase
     teacher: PreTrainedModel | None
     teacher_tokenizer: PreTrainedTokenizerBase | None
+    source: str | PreTrainedModel
+    """What the encoder was given as, perhaps with a task head."""
 
     @property
     def width(self) -> int:
@@ -86,23 +91,30 @@ class Parts:
         """Tokenize unlabelled text for the student and the teacher."""
         return self._found.encode(texts, self.encoder.config, self.tokenizer)
 
-    def with_teacher_states(self, rows: Dataset, layers: list[int] | None) -> Dataset:
-        """Rows with the teacher's cached signal."""
-        return self._found.with_states(rows, self.tokenizer, layers)
+    def with_teacher_signal(self, rows: Dataset, layers: list[int] | None, *, states: bool) -> Dataset:
+        """Rows with the teacher's cached signal, its states among it or left out."""
+        rows = self._found.with_states(rows, self.tokenizer, layers)
+        return rows if states else rows.remove_columns("teacher_states")
 
-    def mode(self, stock_class: type, freeze_student: bool) -> Mode:
+    def mode(self, stock_class: type, *, adapter: bool, freeze_student: bool) -> Mode:
         """How the model is trained.
 
         Args:
-            stock_class: The task's Auto class: a student whose checkpoint has such a head knows the task.
+            stock_class: The task's Auto class: a student that has such a head knows the task.
+            adapter: Put an adapter on top.
             freeze_student: Train adapter and head only.
         """
         if self.teacher is None:
             return "plain"
         if freeze_student:
             return "plug-and-play"
+        return "distilled" if not adapter or self.knows(stock_class) else "joint"
+
+    def knows(self, stock_class: type) -> bool:
+        """Whether the student has a head for a task, by its checkpoint or its class."""
         head = stock_class.__name__.removeprefix("AutoModel")
-        return "distilled" if any(name.endswith(head) for name in self.encoder.config.architectures or []) else "joint"
+        names = [*(self.encoder.config.architectures or []), type(self.source).__name__]
+        return any(name.endswith(head) for name in names)
 
 
 @dataclass(frozen=True)
@@ -138,6 +150,9 @@ def load_parts(
     teacher_tokenizer: PreTrainedTokenizerBase | None,
     keep_layers: Iterable[int] | None,
     seed: int,
+    adapter: bool = True,
+    freeze_student: bool = False,
+    config_arguments: dict[str, Any] | None = None,
     **only_with_teacher: object,
 ) -> Parts:
     """Load what is given by name, and seed everything random.
@@ -149,20 +164,32 @@ def load_parts(
         teacher_tokenizer: By default loaded from the teacher's name.
         keep_layers: Keep only these layers of the encoder.
         seed: The Trainer sets it only after the head and the adapter were initialised.
+        adapter: Whether there is to be one, where there is a teacher.
+        freeze_student: Of the adapter.
+        config_arguments: Of the adapter.
         **only_with_teacher: Further arguments of the recipe that mean nothing without a teacher.
 
     Raises:
-        ValueError: One of them is given, and no teacher is; a tokenizer cannot be loaded; or several processes run.
+        ValueError: One of them is given, and no teacher is, or one of the adapter's, and there is none; a tokenizer
+            cannot be loaded; or several processes run.
     """
     check_one_process()
-    only_with_teacher["teacher_tokenizer"] = teacher_tokenizer
+    of_the_adapter = {"freeze_student": freeze_student, **(config_arguments or {})}
+    only_with_teacher |= {"teacher_tokenizer": teacher_tokenizer, "adapter=False": not adapter, **of_the_adapter}
     useless = [name for name, value in only_with_teacher.items() if value is not None and value is not False]
     if teacher is None and useless:
         raise ValueError(
             f"Without a teacher there is no adapter and no alignment, and nothing that {', '.join(useless)} could do: "
             "pass teacher=..., or leave these arguments out."
         )
+    useless = [name for name in useless if name in of_the_adapter]
+    if not adapter and useless:
+        raise ValueError(
+            f"Without an adapter (adapter=False, --no-adapter) there is nothing that {', '.join(useless)} could do: "
+            "leave out the one or the other."
+        )
     set_seed(seed)
+    source = encoder
     tokenizer = tokenizer or load_tokenizer(encoder if isinstance(encoder, str) else encoder.name_or_path, "tokenizer")
     if isinstance(teacher, str):
         teacher = load_teacher(teacher)
@@ -172,7 +199,7 @@ def load_parts(
     if keep_layers is not None:
         encoder = truncate_layers(encoder.base_model, list(keep_layers))
     state_length(tokenizer, encoder.config)
-    return Parts(encoder, tokenizer, teacher, teacher_tokenizer)
+    return Parts(encoder, tokenizer, teacher, teacher_tokenizer, source)
 
 
 def train_and_save(
@@ -182,6 +209,7 @@ def train_and_save(
     unlabelled: Iterable[str] | Dataset | None,
     output_dir: str | os.PathLike,
     *,
+    adapter: bool,
     freeze_student: bool,
     budget: Budget,
     resume: bool,
@@ -199,6 +227,7 @@ def train_and_save(
         rows: Encoded and labelled rows, `train` and `validation`.
         unlabelled: Text or encoded rows for the alignment; not read without a teacher.
         output_dir: Where the model goes; checkpoints go into its folder `checkpoints`.
+        adapter: Put an adapter between student and head, where there is a teacher.
         freeze_student: Train adapter and head only.
         budget: A completed one.
         resume: Go on from the checkpoints of an interrupted call.
@@ -211,8 +240,9 @@ def train_and_save(
     output_dir = Path(output_dir)
     label_epochs: int = budget.epochs
     training, epochs = rows["train"], label_epochs
-    if parts.teacher is None:
-        model = _with_stock_head(task, parts.encoder)
+    distilled = parts.teacher is not None and not adapter
+    if parts.teacher is None or distilled:
+        model = _with_stock_head(task, parts)
     else:
         model = task.alad_class.from_student_pretrained(
             parts.encoder,
@@ -223,36 +253,45 @@ def train_and_save(
             **{**task.labels, **config_arguments},
         )
         model.detach_teacher()
-        training = parts.with_teacher_states(training, model.config.teacher_layers)
+    if parts.teacher is not None:
+        # States are compared as they are without an adapter, so they have to be as wide.
+        comparable = adapter or state_width(parts.teacher) == parts.width
+        layers = config_arguments.get("teacher_layers")
+        training = parts.with_teacher_signal(training, layers, states=comparable)
         if budget.alignment_epochs:
-            text = parts.with_teacher_states(parts.encode(unlabelled), model.config.teacher_layers)
+            text = parts.with_teacher_signal(parts.encode(unlabelled), layers, states=comparable)
             training, epochs = mix_rows(training, text, epochs=epochs, unlabelled_epochs=budget.alignment_epochs), 1
+    if distilled:
+        model.get_input_embeddings().requires_grad_(False)  # as in joint training; it helps here too
     # Writing a checkpoint takes longer than an epoch over a small set: a few evenly spaced ones, the last at the end.
     steps = epochs * math.ceil(len(training) / budget.batch_size)
     interval = math.ceil(steps / min(label_epochs, MOST_EVALUATIONS))
-    trainer = train(
-        model,
-        training,
-        tokenizer=parts.tokenizer,
-        args=training_arguments(
-            output_dir / "checkpoints",
-            budget,
-            max_steps=steps,
-            learning_rate=budget.learning_rate,
-            eval_strategy="steps",
-            eval_steps=interval,
-            save_strategy="steps",
-            save_steps=interval,
-            load_best_model_at_end=True,
-            metric_for_best_model=task.best,
-            include_for_metrics=["inputs"],
-        ),
-        eval_dataset=rows["validation"],
-        compute_metrics=task.compute_metrics,
-        resume=resume,
-        print_logs=False,
-        callbacks=callbacks,
-    )
+    with distilling(model) if distilled else nullcontext():
+        trainer = train(
+            model,
+            training,
+            tokenizer=parts.tokenizer,
+            args=training_arguments(
+                output_dir / "checkpoints",
+                budget,
+                max_steps=steps,
+                learning_rate=budget.learning_rate,
+                eval_strategy="steps",
+                eval_steps=interval,
+                save_strategy="steps",
+                save_steps=interval,
+                load_best_model_at_end=True,
+                metric_for_best_model=task.best,
+                include_for_metrics=["inputs"],
+            ),
+            eval_dataset=rows["validation"],
+            compute_metrics=task.compute_metrics,
+            resume=resume,
+            print_logs=False,
+            callbacks=callbacks,
+        )
+    if distilled:
+        model.requires_grad_(True)
     trainer.save_model(str(output_dir))
     model.name_or_path = str(output_dir)  # what it is now; as a teacher it will be named and found by it
     return model.eval()
@@ -303,7 +342,13 @@ def training_arguments(folder: Path, budget: Budget, **arguments: Any) -> Traini
     )
 
 
-def _with_stock_head(task: Task, encoder: PreTrainedModel) -> PreTrainedModel:
+def _with_stock_head(task: Task, parts: Parts) -> PreTrainedModel:
+    """The encoder in a stock model: with its own head where that is for these labels, else with the teacher's or none.
+
+    Raises:
+        ValueError: The stock model has weights that the encoder lacks.
+    """
+    encoder = parts.encoder
     config = copy.deepcopy(encoder.config)
     for name, value in task.labels.items():
         setattr(config, name, value)
@@ -313,4 +358,30 @@ def _with_stock_head(task: Task, encoder: PreTrainedModel) -> PreTrainedModel:
     if missing:
         raise ValueError(f"{type(model).__name__} has weights that a {type(encoder).__name__} lacks: {missing[:5]}.")
     model.config.name_or_path = encoder.name_or_path
+    head = _own_head(task, parts)
+    if head:
+        model.load_state_dict(head, strict=False)
+    elif parts.teacher is not None:
+        copy_head(model, parts.teacher)
     return model
+
+
+def _own_head(task: Task, parts: Parts) -> dict[str, torch.Tensor]:
+    """Weights of the student's task head, if it has one for the same labels in the same order."""
+    if not parts.knows(task.stock_class):
+        return {}
+    tagger = parts.source
+    if isinstance(tagger, str):
+        tagger = task.stock_class.from_pretrained(tagger)
+    elif not isinstance(tagger, PreTrainedModel):
+        return {}
+    if task.labels and dict(tagger.config.id2label) != task.labels["id2label"]:
+        logger.warning(
+            "The head of %s is left behind: it has the labels %s, the data %s.",
+            parts.encoder.name_or_path,
+            list(tagger.config.id2label.values()),
+            list(task.labels["id2label"].values()),
+        )
+        return {}
+    encoder = f"{tagger.base_model_prefix}."
+    return {name: value for name, value in tagger.state_dict().items() if not name.startswith(encoder)}

@@ -35,6 +35,7 @@ def train_tagger(
     tokenizer: PreTrainedTokenizerBase | None = None,
     teacher_tokenizer: PreTrainedTokenizerBase | None = None,
     keep_layers: Iterable[int] | None = None,
+    adapter: bool = True,
     freeze_student: bool = False,
     budget: Budget | None = None,
     dataset_name: str = "tagged words",
@@ -63,6 +64,8 @@ def train_tagger(
         tokenizer: By default loaded from the encoder's name.
         teacher_tokenizer: By default loaded from the teacher's name; it may be another one than the student's.
         keep_layers: Keep only these layers of the encoder, such as `range(2)`.
+        adapter: With a teacher, put an adapter on the encoder. Without one the encoder itself learns the teacher's
+            logits and, where it is as wide, its states: ordinary distillation, of which a stock model comes out.
         freeze_student: Plug-and-play: train adapter and head only.
         budget: Epochs, batch size and learning rates; by default those of the mode in `DEFAULTS`.
         dataset_name: What the card calls the data: a Hub id, path or name.
@@ -90,10 +93,11 @@ def train_tagger(
         keep_layers=keep_layers,
         seed=budget.seed,
         texts=texts,
+        adapter=adapter,
         freeze_student=freeze_student,
-        **config_arguments,
+        config_arguments=config_arguments,
     )
-    mode = parts.mode(AutoModelForTokenClassification, freeze_student)
+    mode = parts.mode(AutoModelForTokenClassification, adapter=adapter, freeze_student=freeze_student)
     budget = budget.completed(mode, width=parts.width, exchanged=texts is None)
     data = with_validation(data, "tokens")
     if parts.teacher is not None:
@@ -118,6 +122,7 @@ def train_tagger(
         DatasetDict(train=encode("train", parts.teacher_tokenizer), validation=encode("validation")),
         texts,
         output_dir,
+        adapter=adapter,
         freeze_student=freeze_student,
         budget=budget,
         resume=resume,

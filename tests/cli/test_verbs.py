@@ -381,6 +381,11 @@ def test_questions_from_training_to_answers(folder: Path, tmp_path: Path, run) -
         (["train", "{student}", "--keep-layers", "0,7", *TASK], "layers from 0 to 1"),
         (["train", "{student}", "--keep-layers", "0;7", *TASK], "listed by their indices"),
         (["train", "{student}", "--frozen", *TASK], "nothing that freeze_student could do"),
+        (["train", "{student}", "--no-adapter", *TASK], "nothing that adapter=False could do"),
+        (
+            ["train", "{student}", "--no-adapter", "--teacher", "{teacher}", "--frozen", *TASK],
+            "--no-adapter) there is nothing that freeze_student could do",
+        ),
         (["train", "{student}", "--window-size", "5", *TASK], "nothing that window_size could do"),
         (["train", "{student}", "--epochs", "0", *TASK], "Budget(epochs=0) must be 1 or more"),
         (["train", "{student}", "--task", "qa", "--text", "x.txt", *TASK], "--text is for tagging"),
