@@ -111,6 +111,26 @@ def speed() -> str:
     )
 
 
+def shapes() -> str:
+    """Latency of encoders with fewer layers and with narrower ones."""
+    results = json.loads((RESULTS / "speed.json").read_text())
+    sizes = list(dict.fromkeys((row["batch"], row["tokens"]) for row in results["shapes"]))
+    times = {(row["student"], row["batch"], row["tokens"]): row["ms"] for row in results["shapes"]}
+    students = list(dict.fromkeys(row["student"] for row in results["shapes"]))
+    lines = [
+        f"| ms (and part of the whole encoder's) | {' | '.join(f'{batch} × {tokens}' for batch, tokens in sizes)} |",
+        f"|---|{'---:|' * len(sizes)}",
+    ]
+    for student in students:
+        cells = []
+        for size in sizes:
+            time, whole = times[(student, *size)], times[(students[0], *size)]
+            cells.append(f"{time:.1f} ({time / whole:.2f})")
+        lines.append(f"| {student} | {' | '.join(cells)} |")
+    note = f"Sentences × tokens of one batch. MiniLM-L6, {results['machine']}, torch {results['torch']}."
+    return "\n".join([*lines, "", note])
+
+
 METHOD_NAMES = {
     "svd": "SVD",
     "autoencoder": "autoencoder, direction-aware",
@@ -196,9 +216,10 @@ RECOVERY_NAMES = GRAFTING_NAMES | {
     "graft_refit": "graft neighbours, refitted",
     "graft_upper": "keep the bottom layers, graft all others into one, not refitted",
     "graft_upper_refit": "keep the bottom layers, graft all others into one, refitted",
-    "graft_upper_refit_progressive": "the same, taking turns",
+    "graft_upper_refit_one_by_one": "the same, one pair at a time",
+    "graft_upper_refit_progressive": "the same, taking turns with the layers that they replace",
     "graft_refit_one_by_one": "graft neighbours, refitted, one pair at a time",
-    "graft_refit_progressive": "graft neighbours, refitted, taking turns",
+    "graft_refit_progressive": "graft neighbours, refitted, taking turns with the layers that they replace",
     "bottom": "keep the bottom layers, not refitted",
     "bottom_refit": "keep the bottom layers, refitted",
     "every_second_refit": "keep every second layer, refitted",
@@ -206,8 +227,11 @@ RECOVERY_NAMES = GRAFTING_NAMES | {
 }
 
 
+RECOVERIES = {"labels": "labels alone", "distilled": "distilled", "alad": "AlAd"}
+
+
 def grafting_recovered() -> str:
-    """Scores of the same students after training, by distillation and under AlAd."""
+    """Scores of the same students after training, by labels alone, by distillation and under AlAd."""
     tasks = json.loads((RESULTS / "grafting.json").read_text())["runs"]
     return "\n\n".join(filter(None, (grafting_recovered_of_task(task, entry) for task, entry in tasks.items())))
 
@@ -218,10 +242,10 @@ def grafting_recovered_of_task(task: str, entry: dict) -> str:
     columns = [
         (depth, recovery)
         for depth in depths
-        for recovery in ("distilled", "alad")
+        for recovery in RECOVERIES
         if any(arm.get(recovery) for arm in entry["depths"][depth].values())
     ]
-    heads = [f"{depth} layers, {'AlAd' if recovery == 'alad' else recovery}" for depth, recovery in columns]
+    heads = [f"{depth} layers, {RECOVERIES[recovery]}" for depth, recovery in columns]
     lines = [f"| {TASK_NAMES[task]} on test | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
     for arm, name in RECOVERY_NAMES.items():
         cells = []
@@ -234,6 +258,39 @@ def grafting_recovered_of_task(task: str, entry: dict) -> str:
         return ""
     teacher = entry["teacher"]["test"][entry["metric"]]
     note = f"The 6-layer teacher has {teacher:.1f}. {entry['steps']} steps of 32 rows; mean ± deviation of the seeds."
+    return "\n".join([*lines, "", note])
+
+
+SMALL_NAMES = {
+    "bottom": "the bottom two of six layers",
+    "bottom_refit": "the bottom two of six layers, refitted",
+    "graft_refit": "six layers grafted into two, refitted",
+    "width_refit": "a third of the heads and neurons of every layer, refitted",
+}
+THIRD = "2"
+"""The depth that leaves a third of the layers."""
+
+
+def small_students() -> str:
+    """Students of a third of the teacher's operations: untrained and distilled, all tasks in one table."""
+    tasks = json.loads((RESULTS / "grafting.json").read_text())["runs"]
+    heads = [f"{TASK_NAMES[task]} {state}" for task in tasks for state in ("untrained", "distilled")]
+    lines = [f"| student | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
+    teachers = [f"{entry['teacher']['test'][entry['metric']]:.1f} | " for entry in tasks.values()]
+    lines.append(f"| teacher: MiniLM-L6, fine-tuned | {' | '.join(teachers)} |")
+    for arm, name in SMALL_NAMES.items():
+        cells = []
+        for entry in tasks.values():
+            runs, metric = entry["depths"].get(THIRD, {}).get(arm, {}), entry["metric"]
+            cells.append(f"{runs['before']['test'][metric]:.1f}" if "before" in runs else "")
+            trained = [run["test"][metric] for run in runs.get("distilled", {}).values()]
+            cells.append(spread(trained) if trained else "")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    steps = next(iter(tasks.values()))["steps"]
+    note = (
+        "Untrained: made and refitted in closed form on 20,000 tokens of the training sentences, whose labels say "
+        f"which heads and neurons matter. Distilled: {steps} steps of 32 rows, mean ± deviation of three seeds."
+    )
     return "\n".join([*lines, "", note])
 
 
@@ -298,12 +355,14 @@ TABLES = {
     "export_speed": export_speed,
     "recovery": recovery,
     "speed": speed,
+    "shapes": shapes,
     "embedding_compression": embedding_compression,
     "grafting": grafting,
     "grafting_recovered": grafting_recovered,
+    "small_students": small_students,
     "recursive_students": recursive_students,
 }
-RESULTS_OF = {"grafting_recovered": "grafting"}
+RESULTS_OF = {"grafting_recovered": "grafting", "small_students": "grafting", "shapes": "speed"}
 """The results file of a table, where it has another name."""
 
 
