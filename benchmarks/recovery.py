@@ -16,6 +16,7 @@ import copy
 import json
 import logging
 import tempfile
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from alad_hf.compression import truncate_layers
 from alad_hf.data.mixing import mix_rows
 from alad_hf.evaluation.efficiency import count_parameters
 from alad_hf.hub.pretrained_weights import resolve_pretrained
+from alad_hf.training.distillation import distilling
 from alad_hf.training.stages import published_arguments, train
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -225,6 +227,8 @@ class Experiment:
             return self.rows
         labelled, text = self.with_signal("labels"), self.with_signal("text")
         epochs = self.settings.epochs
+        if arm == "distilled":
+            labelled, text = (rows.remove_columns("teacher_states") for rows in (labelled, text))
         if arm != "plug_and_play_unlabelled":
             return mix_rows(labelled, text, epochs=epochs)
         hidden = [name for name in ("labels", "start_positions", "end_positions") if name in labelled.column_names]
@@ -234,7 +238,7 @@ class Experiment:
     def build(self, arm: str) -> PreTrainedModel:
         """The untrained model of an arm."""
         folder, labels = self.work / "student", self.task.labels()
-        if arm in ("plain", "lora"):
+        if arm in ("plain", "lora", "distilled"):
             model = self.task.stock_class.from_pretrained(folder, **labels)
             if arm == "lora":
                 head = "qa_outputs" if hasattr(model, "qa_outputs") else "classifier"
@@ -250,10 +254,8 @@ class Experiment:
                         modules_to_save=[head],
                     ),
                 )
-            return model
-        if arm == "distilled":
-            model = self.task.distilled_class.from_pretrained(folder, **labels)
-            model.get_input_embeddings().requires_grad_(False)  # as in the joint arm; it helps here too
+            if arm == "distilled":
+                model.get_input_embeddings().requires_grad_(False)  # as in the joint arm; it helps here too
             return model
         model = self.task.alad_class.from_student_pretrained(
             str(folder),
@@ -274,7 +276,8 @@ class Experiment:
         set_seed(seed)
         model = self.build(arm)
         rate = self.pair.rate * LEARNING_RATES[arm]
-        result = self.fit(model, self.training_rows(arm), seed=seed, learning_rate=rate)
+        with distilling(model) if arm == "distilled" else nullcontext():
+            result = self.fit(model, self.training_rows(arm), seed=seed, learning_rate=rate)
         return result | {
             "validation": self.score(model, "validation"),
             "test": self.score(model, "test"),

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict, concatenate_datasets
-from distilled_models import DistilledReader, DistilledTagger
 from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForTokenClassification,
@@ -60,7 +59,6 @@ class TaggingTask:
     """Entities or parts of speech."""
 
     stock_class, alad_class = AutoModelForTokenClassification, AlAdForTokenClassification
-    distilled_class = DistilledTagger
 
     def __init__(self, settings: TaskSettings, data: Path) -> None:
         self.settings = settings
@@ -121,7 +119,6 @@ class AnsweringTask:
     """Extractive question answering: trained on new Wikipedia (SQuADShifts), tested on XQuAD; no paragraph in both."""
 
     stock_class, alad_class = AutoModelForQuestionAnswering, AlAdForQuestionAnswering
-    distilled_class = DistilledReader
     metric = "f1"
 
     def __init__(self, settings: TaskSettings, data: Path) -> None:
