@@ -56,7 +56,7 @@ METHODS: dict[str, dict[str, Any]] = {
 TEXT = "distill_text/ewt_train.txt"
 STEPS = 102
 EVALUATIONS = 3
-LEARNING_RATES = {"tuned": 1e-4, "alad": 1e-3}
+LEARNING_RATES = {"tuned": 1e-4, "alad": 5e-4}
 
 
 def points(options: argparse.Namespace) -> list[tuple[str, float | None]]:
@@ -86,9 +86,12 @@ class Results:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.data: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-        settings = {"methods": METHODS, "steps": STEPS, "learning_rates": LEARNING_RATES}
-        if self.data.setdefault("settings", settings) != settings:
-            raise SystemExit(f"{path} was made with other settings: {self.data['settings']}. Name another --out.")
+        self.check_settings(self.data, {"methods": METHODS})
+
+    def check_settings(self, section: dict[str, Any], settings: dict[str, Any]) -> None:
+        """Settings that were others when the section was begun end the run."""
+        if section.setdefault("settings", settings) != settings:
+            raise SystemExit(f"{self.path} was made with other settings: {section['settings']}. Name another --out.")
 
     def section(self, *keys: str) -> dict[str, Any]:
         """A dictionary at a path of keys."""
@@ -159,8 +162,10 @@ def run_task(options: argparse.Namespace, results: Results, task: str) -> None:
             results.put(untuned, key, scores(experiment, model) | kept)
             report(experiment, task, "untuned", key, untuned[key])
     if "tuned" in options.parts:
+        tuned = results.section("tuned", task)
+        results.check_settings(tuned, {"steps": STEPS, "learning_rates": LEARNING_RATES})
         for seed, arm, key in itertools.product(options.seeds, LEARNING_RATES, folders):
-            section = results.section("tuned", task, arm, key)
+            section = tuned.setdefault(arm, {}).setdefault(key, {})
             if str(seed) not in section:
                 results.put(section, str(seed), tune(experiment, folders[key], arm, seed))
                 report(experiment, task, f"{arm} {seed}", key, section[str(seed)])
