@@ -19,9 +19,17 @@ from .teacher import accepted_arguments
 
 
 def build_student(config: PreTrainedConfig) -> PreTrainedModel:
-    """Build the encoder that `config` describes, with random weights."""
+    """Build the encoder that `config` describes, with random weights.
+
+    Raises:
+        ValueError: It is an encoder-decoder.
+    """
     own = own_encoders().get(config.model_type)
-    return own(config) if own else AutoModel.from_config(config, trust_remote_code=False, **_without_pooler(config))
+    if own:
+        return own(config)
+    student = AutoModel.from_config(config, trust_remote_code=False, **_without_pooler(config))
+    _check_no_encoder_decoder(student)
+    return student
 
 
 def load_student(name_or_path: str, **kwargs: Any) -> PreTrainedModel:

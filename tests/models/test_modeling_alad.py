@@ -826,3 +826,5 @@ def test_an_encoder_decoder_is_no_student(tmp_path: Path) -> None:
         AlAdForTokenClassification.from_student_pretrained(student, hidden_size=24, num_labels=5)
     with pytest.raises(ValueError, match=message):
         load_student(str(tmp_path))
+    with pytest.raises(ValueError, match=message):
+        AlAdForTokenClassification(AlAdConfig(text_config=student.config))
