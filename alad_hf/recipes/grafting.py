@@ -6,7 +6,6 @@ import copy
 import math
 import os
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,11 +35,9 @@ from ..data.token_labels import encode_tagged_words, longest_input
 from ..models.alad_construction import load_tokenizer
 from ..models.modeling_alad import AlAdForTokenClassification
 from ..models.teacher import load_teacher
-from ..training.distillation import distilling
-from ..training.stages import train
-from .budget import EXCHANGED_COPIES, MOST_EVALUATIONS, Budget
+from .budget import EXCHANGED_COPIES, Budget
 from .exchanged_mentions import exchange_mentions
-from .stages import check_one_process, score_and_describe, training_arguments
+from .stages import check_one_process, fit, score_and_describe
 from .tagging import TrainedTagger, tagging_task, with_tags_of
 from .validation_split import with_validation
 
@@ -198,42 +195,19 @@ class _Run:
     ) -> PreTrainedModel:
         """Train in place for a part of all steps; of the last stage the best evaluation is kept and saved."""
         dataset, passes = rows
-        label_epochs: Any = self.budget.epochs  # filled in
-        steps = max(1, round(part * passes * math.ceil(len(dataset) / self.budget.batch_size)))
-        interval = math.ceil(steps / min(label_epochs, MOST_EVALUATIONS))
-        evaluating: dict[str, Any] = {
-            "eval_strategy": "steps",
-            "eval_steps": interval,
-            "load_best_model_at_end": True,
-            "metric_for_best_model": self.task.best,
-            "include_for_metrics": ["inputs"],
-        }
-        args = training_arguments(
+        trainer = fit(
+            model,
+            dataset,
             folder / "checkpoints",
-            self.budget,
-            max_steps=steps,
-            learning_rate=self.budget.learning_rate,
-            save_strategy="steps",
-            save_steps=interval,
-            **(evaluating if final else {}),
+            steps=max(1, round(part * passes * math.ceil(len(dataset) / self.budget.batch_size))),
+            distilled=self.distil and not isinstance(model, AlAdForTokenClassification),
+            validation=self.encode("validation") if final else None,
+            task=self.task,
+            tokenizer=self.tokenizer,
+            budget=self.budget,
+            resume=self.resume,
+            callbacks=self.callbacks,
         )
-        stock = not isinstance(model, AlAdForTokenClassification)
-        if stock and self.distil:
-            model.get_input_embeddings().requires_grad_(False)  # as in joint training; it helps here too
-        with distilling(model) if stock else nullcontext():
-            trainer = train(
-                model,
-                dataset,
-                tokenizer=self.tokenizer,
-                args=args,
-                eval_dataset=self.encode("validation") if final else None,
-                compute_metrics=self.task.compute_metrics if final else None,
-                resume=self.resume,
-                print_logs=False,
-                callbacks=self.callbacks,
-            )
-        if stock:
-            model.requires_grad_(True)
         if final:
             trainer.save_model(str(folder))
             model.name_or_path = str(folder)
@@ -293,7 +267,7 @@ def _take_turns(run: _Run, student: PreTrainedModel, groups: Sequence[Sequence[i
     for place, layer in enumerate(layers):
         if isinstance(layer, TakingTurns):
             layers[place] = layer.grafted
-    return student
+    return student.requires_grad_(True)
 
 
 class TakingTurns(nn.Module):

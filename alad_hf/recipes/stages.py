@@ -18,6 +18,7 @@ from transformers import (
     EvalPrediction,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    Trainer,
     TrainerCallback,
     TrainingArguments,
     set_seed,
@@ -238,8 +239,7 @@ def train_and_save(
         The trained model, in eval mode.
     """
     output_dir = Path(output_dir)
-    label_epochs: int = budget.epochs
-    training, epochs = rows["train"], label_epochs
+    training, epochs = rows["train"], budget.epochs
     distilled = parts.teacher is not None and not adapter
     if parts.teacher is None or distilled:
         model = _with_stock_head(task, parts)
@@ -261,40 +261,89 @@ def train_and_save(
         if budget.alignment_epochs:
             text = parts.with_teacher_signal(parts.encode(unlabelled), layers, states=comparable)
             training, epochs = mix_rows(training, text, epochs=epochs, unlabelled_epochs=budget.alignment_epochs), 1
+    trainer = fit(
+        model,
+        training,
+        output_dir / "checkpoints",
+        steps=epochs * math.ceil(len(training) / budget.batch_size),
+        distilled=distilled,
+        validation=rows["validation"],
+        task=task,
+        tokenizer=parts.tokenizer,
+        budget=budget,
+        resume=resume,
+        callbacks=callbacks,
+    )
+    trainer.save_model(str(output_dir))
+    model.name_or_path = str(output_dir)  # what it is now; as a teacher it will be named and found by it
+    return model.eval()
+
+
+def fit(
+    model: PreTrainedModel,
+    rows: Dataset,
+    checkpoints: Path,
+    *,
+    steps: int,
+    distilled: bool,
+    validation: Dataset | None,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    budget: Budget,
+    resume: bool,
+    callbacks: list[TrainerCallback] | None,
+) -> Trainer:
+    """Train in place.
+
+    Args:
+        model: A stock model, or an AlAd model.
+        rows: What it reads, encoded.
+        checkpoints: Their folder.
+        steps: Optimiser steps.
+        distilled: Of a stock model: it learns the teacher's signal beside the labels.
+        validation: Rows by which the best of a few evaluations is kept; without them the last weights are.
+        task: What is learned.
+        tokenizer: The model's.
+        budget: A completed one.
+        resume: Go on from the checkpoints.
+        callbacks: For the Trainer.
+    """
+    # Writing a checkpoint takes longer than an epoch over a small set: a few evenly spaced ones, the last at the end.
+    label_epochs: Any = budget.epochs  # filled in
+    interval = math.ceil(steps / min(label_epochs, MOST_EVALUATIONS))
+    evaluating: dict[str, Any] = {
+        "eval_strategy": "steps",
+        "eval_steps": interval,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": task.best,
+        "include_for_metrics": ["inputs"],
+    }
+    args = training_arguments(
+        checkpoints,
+        budget,
+        max_steps=steps,
+        learning_rate=budget.learning_rate,
+        save_strategy="steps",
+        save_steps=interval,
+        **(evaluating if validation is not None else {}),
+    )
     if distilled:
         model.get_input_embeddings().requires_grad_(False)  # as in joint training; it helps here too
-    # Writing a checkpoint takes longer than an epoch over a small set: a few evenly spaced ones, the last at the end.
-    steps = epochs * math.ceil(len(training) / budget.batch_size)
-    interval = math.ceil(steps / min(label_epochs, MOST_EVALUATIONS))
     with distilling(model) if distilled else nullcontext():
         trainer = train(
             model,
-            training,
-            tokenizer=parts.tokenizer,
-            args=training_arguments(
-                output_dir / "checkpoints",
-                budget,
-                max_steps=steps,
-                learning_rate=budget.learning_rate,
-                eval_strategy="steps",
-                eval_steps=interval,
-                save_strategy="steps",
-                save_steps=interval,
-                load_best_model_at_end=True,
-                metric_for_best_model=task.best,
-                include_for_metrics=["inputs"],
-            ),
-            eval_dataset=rows["validation"],
-            compute_metrics=task.compute_metrics,
+            rows,
+            tokenizer=tokenizer,
+            args=args,
+            eval_dataset=validation,
+            compute_metrics=task.compute_metrics if validation is not None else None,
             resume=resume,
             print_logs=False,
             callbacks=callbacks,
         )
     if distilled:
         model.requires_grad_(True)
-    trainer.save_model(str(output_dir))
-    model.name_or_path = str(output_dir)  # what it is now; as a teacher it will be named and found by it
-    return model.eval()
+    return trainer
 
 
 def score_and_describe(
