@@ -261,32 +261,6 @@ def grafting_recovered_of_task(task: str, entry: dict) -> str:
     return "\n".join([*lines, "", note])
 
 
-def grafting_mpnet() -> str:
-    """Students of half of a wide teacher's layers, untrained and distilled."""
-    results = json.loads((RESULTS / "grafting_mpnet.json").read_text())
-    parts = []
-    for task, entry in results["runs"].items():
-        metric = entry["metric"]
-        lines = [f"| {TASK_NAMES[task]} on test | parameters | untrained | distilled |", "|---|---:|---:|---:|"]
-        teacher = entry["teacher"]
-        lines.append(f"| all-mpnet-base-v2, 12 layers | {millions(teacher)} | {teacher['test'][metric]:.1f} | |")
-        for arms in entry["depths"].values():
-            for arm, name in RECOVERY_NAMES.items():
-                runs = arms.get(arm, {})
-                if "before" in runs:
-                    trained = [run["test"][metric] for run in runs.get("distilled", {}).values()]
-                    cells = [millions(runs["before"]), f"{runs['before']['test'][metric]:.1f}"]
-                    lines.append(f"| {name} | {' | '.join([*cells, spread(trained) if trained else ''])} |")
-        note = f"Half of the layers, or of the heads and neurons. {entry['steps']} steps of 32 rows, one run each."
-        parts.append("\n".join([*lines, "", note]))
-    return "\n\n".join(parts)
-
-
-def millions(run: dict) -> str:
-    """Parameters of a model."""
-    return f"{run['parameters'] / 1e6:.0f} M"
-
-
 SMALL_NAMES = {
     "bottom": "the bottom two of six layers",
     "bottom_refit": "the bottom two of six layers, refitted",
@@ -385,7 +359,6 @@ TABLES = {
     "embedding_compression": embedding_compression,
     "grafting": grafting,
     "grafting_recovered": grafting_recovered,
-    "grafting_mpnet": grafting_mpnet,
     "small_students": small_students,
     "recursive_students": recursive_students,
 }
