@@ -107,6 +107,11 @@ def _releases() -> dict[str, Release]:
             "alad-hf compress wnut17-teacher --method graft --num-layers 3 "
             "--text data/distill_text/wnut17_train.txt --picture graft.png --output grafted",
         ),
+        "pruned": (
+            "alad-hf compress wnut17-teacher --method prune --heads 4 --neurons 512 "
+            "--text data/distill_text/wnut17_train.txt --output pruned",
+            f"alad-hf compress pruned --method lighttoken --ratio 25 {SENTENCES} --output pruned-codes",
+        ),
         "lighttoken": (
             TWO_LAYERS,
             f"alad-hf compress minilm-2-layers --method lighttoken --ratio 25 {SENTENCES} --output minilm-2-codes",

@@ -32,7 +32,9 @@ ON_THE_HUB = "publish_to_the_hub.md"
 EXTRAS = {
     "combinations": ["torchao", "peft"],
     "command_line": ["onnx", "onnxruntime"],
+    "compress_a_model": ["matplotlib"],
     "deploy_on_onnx": ["onnx", "onnxruntime"],
+    "publish_to_the_hub": ["matplotlib"],
 }
 """What a page needs besides the package; `make test-lowest` does without."""
 
@@ -103,16 +105,22 @@ def messages(monkeypatch: pytest.MonkeyPatch) -> None:
     console.quiet = False
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name != ON_THE_HUB], ids=lambda page: page.stem)
-def test_the_code_of_a_page_runs(page: Path, folder: Path, messages: None) -> None:
+def need_extras(page: Path) -> None:
+    """Skip the test where a page's extras are not installed."""
     for module in EXTRAS.get(page.stem, []):
         pytest.importorskip(module)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name != ON_THE_HUB], ids=lambda page: page.stem)
+def test_the_code_of_a_page_runs(page: Path, folder: Path, messages: None) -> None:
+    need_extras(page)
     run_page(page, folder)
 
 
 def test_the_code_about_the_hub_runs_against_one(folder: Path) -> None:
     """In a process of its own: the client of the Hub reads its address and the user's token once."""
     page = ROOT / "docs" / ON_THE_HUB
+    need_extras(page)
     with HubServer({"hf_docs": "your-name"}) as hub:
         done = subprocess.run(
             [sys.executable, "-c", "import sys; from doc_blocks import main; main(*sys.argv[1:])", page, folder],
