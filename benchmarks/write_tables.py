@@ -257,8 +257,8 @@ def grafting_recovered_of_task(task: str, entry: dict) -> str:
     if len(lines) == 2:
         return ""
     teacher = entry["teacher"]["test"][entry["metric"]]
-    note = f"The 6-layer teacher has {teacher:.1f}. {entry['steps']} steps of 32 rows; mean ± deviation of the seeds."
-    return "\n".join([*lines, "", note])
+    note = f"The 6-layer teacher has {teacher:.1f}. {entry['steps']} steps of 32 rows."
+    return "\n".join([*lines, "", f"{note} Mean ± deviation of three seeds; without a deviation, of one."])
 
 
 SMALL_NAMES = {
