@@ -273,7 +273,8 @@ THIRD = "2"
 
 def small_students() -> str:
     """Students of a third of the teacher's operations: untrained and distilled, all tasks in one table."""
-    tasks = json.loads((RESULTS / "grafting.json").read_text())["runs"]
+    results = json.loads((RESULTS / "grafting.json").read_text())
+    tasks = results["runs"]
     heads = [f"{TASK_NAMES[task]} {state}" for task in tasks for state in ("untrained", "distilled")]
     lines = [f"| student | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
     teachers = [f"{entry['teacher']['test'][entry['metric']]:.1f} | " for entry in tasks.values()]
@@ -288,8 +289,9 @@ def small_students() -> str:
         lines.append(f"| {name} | {' | '.join(cells)} |")
     steps = next(iter(tasks.values()))["steps"]
     note = (
-        "Untrained: made and refitted in closed form on 20,000 tokens of the training sentences, whose labels say "
-        f"which heads and neurons matter. Distilled: {steps} steps of 32 rows, mean ± deviation of three seeds."
+        f"Untrained: made and refitted in closed form on {results['settings']['calibration_tokens']:,} tokens of the "
+        "training sentences, whose labels say which heads and neurons matter. One run. "
+        f"Distilled: {steps} steps of 32 rows. Mean ± deviation of three seeds; without a deviation, of one."
     )
     return "\n".join([*lines, "", note])
 

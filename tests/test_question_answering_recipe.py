@@ -129,8 +129,13 @@ def test_without_an_adapter_a_stock_model_is_distilled(student: str, teacher: st
         student, data, tmp_path / "out", teacher=teacher, adapter=False, budget=Budget(epochs=1, batch_size=6)
     )
     assert type(trained.model).__module__.startswith("transformers.")
-    model = QuestionAnswerer.from_pretrained(str(tmp_path / "out"))
-    assert model(data["validation"][0]["question"], data["validation"][0]["context"]) is not None
+    assert all(parameter.requires_grad for parameter in trained.model.parameters())
+    before = AutoModel.from_pretrained(student).get_input_embeddings().weight
+    assert torch.equal(trained.model.get_input_embeddings().weight, before)
+    loaded = QuestionAnswerer.from_pretrained(str(tmp_path / "out"))
+    here = QuestionAnswerer(trained.model, trained.tokenizer)
+    row = data["validation"][0]
+    assert loaded(row["question"], row["context"]) == here(row["question"], row["context"])
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["one tokenizer", "another tokenizer"])
