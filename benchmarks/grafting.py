@@ -91,7 +91,7 @@ class Grafting:
 
     def __init__(self, options: Namespace, task_name: str) -> None:
         self.experiment = Experiment(
-            Namespace(data=options.data, work=options.work, teacher_steps=None), options.pair, task_name
+            Namespace(data=options.data, work=options.work, teacher_steps=options.teacher_steps), options.pair, task_name
         )
         self.teacher = self.experiment.teacher().eval()
         self.labelled = self.experiment.rows
@@ -236,6 +236,7 @@ def read_options() -> Namespace:
     parser.add_argument("--recoveries", nargs="+", choices=LEARNING_RATES, default=list(LEARNING_RATES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="of every arm; by default those of recovery.py")
+    parser.add_argument("--teacher-steps", type=int, help="at most so many steps for a teacher that is not there yet")
     parser.add_argument("--only", choices=["before", "after"], help="leave the other part out")
     return parser.parse_args()
 

@@ -286,7 +286,7 @@ class _Text:
         found = find_teacher(model, teacher, teacher_tokenizer)
         rows = found.encode(texts, model.config, tokenizer)
         if cache_dir is not None:
-            rows = found.with_states(rows, tokenizer, model.config.teacher_layers, cache_dir)
+            rows = found.with_signal(rows, tokenizer, model.config.teacher_layers, cache_dir)
         return cls(model, rows, tokenizer, found.model, batch_size)
 
     def read(self, features: Callable[[torch.Tensor], torch.Tensor]) -> tuple[AlignmentMoments, float]:

@@ -54,12 +54,14 @@ class FoundTeacher(NamedTuple):
             teacher_max_length=self.max_length,
         )
 
-    def with_states(
+    def with_signal(
         self,
         rows: Dataset,
         tokenizer: PreTrainedTokenizerBase,
         layers: Sequence[int] | None,
         cache_dir: str | os.PathLike | None = None,
+        *,
+        states: bool = True,
     ) -> Dataset:
         """Rows with this teacher's cached signal; see `cache_teacher_states`."""
         return cache_teacher_states(
@@ -68,6 +70,7 @@ class FoundTeacher(NamedTuple):
             tokenizer=tokenizer,
             teacher_tokenizer=self.tokenizer,
             layers=layers,
+            states=states,
             cache_dir=cache_dir,
         )
 

@@ -47,6 +47,7 @@ def cache_teacher_states(
     tokenizer: PreTrainedTokenizerBase,
     teacher_tokenizer: PreTrainedTokenizerBase,
     layers: Sequence[int] | None = None,
+    states: bool = True,
     dtype: Literal["float16", "float32"] = "float16",
     tokens_per_batch: int = 4096,
     cache_dir: str | os.PathLike | None = None,
@@ -68,6 +69,7 @@ def cache_teacher_states(
         teacher_tokenizer: The teacher's tokenizer.
         layers: Indices into the teacher's hidden states (0 = embeddings, negative from the end) whose mean is the
             state; by default the last one.
+        states: Without them, keep the logits only: what plain distillation from a teacher of another width reads.
         dtype: Precision on disk; half a step of float16 at a state of size 1 is 0.0005.
         tokens_per_batch: Tokens, padding included, in one forward pass of the teacher.
         cache_dir: Folder of the cache files; by default `alad_teacher_states` in the cache of datasets.
@@ -78,7 +80,8 @@ def cache_teacher_states(
 
     Raises:
         ValueError: `dataset` has no tokens or is not tokenized, or has the new columns already; the tokenizers differ
-            and `dataset` has no `teacher_input_ids` and `teacher_alignment`; a state is too large for float16.
+            and `dataset` has no `teacher_input_ids` and `teacher_alignment`; a state is too large for float16; the
+            teacher has no task head, and its states are not wanted.
         OSError: The folder has not enough space, which is checked before anything is computed, or fills up.
     """
     aligned = not tokenizes_alike(tokenizer, teacher_tokenizer)
@@ -95,7 +98,7 @@ def cache_teacher_states(
         rows = rows.with_format("arrow").flatten_indices().with_format(None)
     known = TEACHER_COLUMNS if aligned else tokenizer.model_input_names
     known = [name for name in known if name in rows.column_names]
-    reader = _Reader(teacher, known, layers, dtype, tokens_per_batch)
+    reader = _Reader(teacher, known, layers, states, dtype, tokens_per_batch)
     inputs = rows.select_columns(list(dict.fromkeys(["input_ids", *known]))).with_format("arrow")
     lengths = np.concatenate([list_lengths(table["input_ids"]) for table in inputs.iter(batch_size=100_000)])
     ranges = list(_shards(lengths))
@@ -132,6 +135,7 @@ class _Reader:
         teacher: The model.
         known: Columns that tokenizers give; with `teacher_alignment` among them, they are the teacher's own tokens.
         layers: The hidden states that are averaged.
+        states: Whether they are kept.
         dtype: Precision of the result.
         tokens_per_batch: Tokens, padding included, in one forward pass.
     """
@@ -139,6 +143,7 @@ class _Reader:
     teacher: PreTrainedModel
     known: Sequence[str]
     layers: Sequence[int] | None
+    states: bool
     dtype: str
     tokens_per_batch: int
 
@@ -148,7 +153,13 @@ class _Reader:
             tokens, inputs, alignment = self._columns(table)
             first = np.flatnonzero(inputs["input_ids"].lengths)[:1]
             if len(first):
-                return self._signal(tokens, inputs, alignment, first)
+                signal = self._signal(tokens, inputs, alignment, first)
+                if not {"teacher_states", "teacher_logits"} & signal.keys():
+                    raise ValueError(
+                        f"A {type(self.teacher).__name__} has no head that scores tokens, so without its states "
+                        "(states=False) nothing is left to cache."
+                    )
+                return signal
         raise ValueError("All rows are empty; there is nothing to compute the teacher's states of.")
 
     def read(self, table: pa.Table, sample: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -173,7 +184,8 @@ class _Reader:
     def digest_of_settings(self) -> str:
         """Of all but the rows: the teacher's class, configuration and weights, the layers and the precision."""
         layers = None if self.layers is None else list(self.layers)
-        digest = hashlib.sha256(f"{type(self.teacher).__name__} {layers} {self.dtype}".encode())
+        kept = self.dtype if self.states else f"{self.dtype} logits"
+        digest = hashlib.sha256(f"{type(self.teacher).__name__} {layers} {kept}".encode())
         digest.update(self.teacher.config.to_json_string(use_diff=False).encode())
         for name, tensor in self.teacher.state_dict().items():
             digest.update(name.encode())
@@ -213,7 +225,7 @@ class _Reader:
             batch["alignment"] = alignment.dense(rows, (int(tokens.lengths[rows].max()), batch["input_ids"].shape[1]))
         signal = teacher_signal(self.teacher, layers=self.layers, **batch)
         real = tokens.mask(rows).to(signal.states.device)
-        result = {"teacher_states": self._stored(signal.states[real])}
+        result = {"teacher_states": self._stored(signal.states[real])} if self.states else {}
         if signal.logits is not None:
             result["teacher_logits"] = self._stored(signal.logits[real])
         if signal.mask is not None:

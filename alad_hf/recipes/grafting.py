@@ -168,13 +168,13 @@ class _Run:
         if not self.distil:
             return labelled, epochs
         found = FoundTeacher(self.teacher, self.tokenizer)
-        labelled = found.with_states(labelled, self.tokenizer, None)
+        labelled = found.with_signal(labelled, self.tokenizer, None)
         if not self.budget.alignment_epochs:
             return labelled, epochs
         if texts is None:
             texts = exchange_mentions(self.data["train"], copies=EXCHANGED_COPIES, seed=self.budget.seed)
         text = found.encode(texts, self.teacher.config, self.tokenizer)
-        text = found.with_states(text, self.tokenizer, None)
+        text = found.with_signal(text, self.tokenizer, None)
         return mix_rows(labelled, text, epochs=epochs, unlabelled_epochs=self.budget.alignment_epochs), 1
 
     def stage(self, name: str, make: Callable[[], PreTrainedModel]) -> PreTrainedModel:

@@ -94,8 +94,7 @@ class Parts:
 
     def with_teacher_signal(self, rows: Dataset, layers: list[int] | None, *, states: bool) -> Dataset:
         """Rows with the teacher's cached signal, its states among it or left out."""
-        rows = self._found.with_states(rows, self.tokenizer, layers)
-        return rows if states else rows.remove_columns("teacher_states")
+        return self._found.with_signal(rows, self.tokenizer, layers, states=states)
 
     def mode(self, stock_class: type, *, adapter: bool, freeze_student: bool) -> Mode:
         """How the model is trained.

@@ -124,7 +124,7 @@ def align(
 
     def prepare(text: Iterable[str] | Dataset) -> Dataset:
         rows = found.encode(text, model.config, tokenizer)
-        return found.with_states(rows, tokenizer, model.config.teacher_layers, cache_dir)
+        return found.with_signal(rows, tokenizer, model.config.teacher_layers, cache_dir)
 
     return train(
         model,

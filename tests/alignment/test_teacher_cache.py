@@ -132,6 +132,20 @@ class TestColumns:
             elif kind != "encoder":
                 torch.testing.assert_close(row["teacher_logits"], expected.logits[0], atol=1e-6, rtol=0)
 
+    @pytest.mark.parametrize("kind", KINDS[:3])
+    def test_logits_alone(self, kind: str, tmp_path: Path) -> None:
+        """Beside a cache with states, and without a byte of them."""
+        teacher, rows = teacher_of(kind), dataset()
+        whole = cache(rows, teacher, tmp_path)
+        before = {path: path.stat().st_size for path in tmp_path.glob("*.arrow")}
+        cached = cache(rows, teacher, tmp_path, states=False)
+        (written,) = set(tmp_path.glob("*.arrow")) - set(before)
+        assert set(cached.column_names) == {*rows.column_names, "teacher_logits"}
+        for row, expected in zip(cached, whole, strict=True):
+            assert torch.equal(row["teacher_logits"], expected["teacher_logits"])
+        states = sum(row["teacher_states"].nbytes for row in whole)
+        assert written.stat().st_size <= sum(before.values()) - states
+
     def test_float16_is_the_rounded_state(self, tmp_path: Path) -> None:
         teacher = tiny_teacher()
         exact = cache(dataset(), teacher, tmp_path)
@@ -601,6 +615,8 @@ class TestErrors:
         cached = cache(dataset(2, labels=[[0], [0]]), tiny_teacher(tags=TAGS[:3]), tmp_path)
         with pytest.raises(ValueError, match=r"already has \['teacher_logits', 'teacher_states'\]; remove_columns"):
             cache(cached, tiny_teacher(), tmp_path)
+        with pytest.raises(ValueError, match=r"A BertModel has no head .* \(states=False\) nothing is left to cache"):
+            cache(dataset(2), teacher_of("encoder"), tmp_path, states=False)
         with pytest.raises(ValueError, match="has no rows"):
             cache(dataset(2).select([]), tiny_teacher(), tmp_path)
         with pytest.raises(ValueError, match="All rows are empty"):
