@@ -90,9 +90,7 @@ class Grafting:
     """One task: its teacher, and students of it."""
 
     def __init__(self, options: Namespace, task_name: str) -> None:
-        self.experiment = Experiment(
-            Namespace(data=options.data, work=options.work, teacher_steps=options.teacher_steps), options.pair, task_name
-        )
+        self.experiment = Experiment(options, options.pair, task_name)
         self.teacher = self.experiment.teacher().eval()
         self.labelled = self.experiment.rows
         self._made: dict[str, PreTrainedModel] = {}
