@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal, get_args
 
+from .data.conllu_lines import BLANK, looks_like_conllu, word_columns
 from .data.json_lines import load_object, split_words
 
 InputFormat = Literal["text", "document", "conll", "conllu", "jsonl"]
@@ -29,8 +29,6 @@ _SUFFIXES: dict[str, InputFormat] = {
 }
 _EXPECTED_TAGGING = 'expected {"text": "Ada ..."} or {"tokens": ["Ada", ...]}'
 _EXPECTED_QUESTION = 'expected {"question": "Who?", "context": "Ada did."}'
-_CONLLU_WIDTH = 10
-_CONLLU_SKIPPED_ID = re.compile(r"\d+-\d+|\d+\.\d+")
 
 
 @dataclass(frozen=True)
@@ -164,7 +162,7 @@ def _text_record(row: dict[str, Any], number: int) -> Record:
 def _conll_records(lines: Iterable[bytes]) -> Iterator[Record]:
     for first, sentence in _sentences(lines):
         _refuse_conllu(sentence, first)
-        words = [_first_column(line.strip(" \t")) for line in sentence]
+        words = [_first_column(line.strip(BLANK)) for line in sentence]
         yield Record({"tokens": words}, first, words, lines=sentence)
 
 
@@ -174,26 +172,14 @@ def _conllu_records(lines: Iterable[bytes]) -> Iterator[Record]:
         for number, line in enumerate(sentence, start=first):
             if line.startswith("#") and not words:
                 continue
-            fields = [field.strip(" \t") for field in line.split("\t")]
-            fault = _find_conllu_fault(fields, expected_id=len(words) + 1)
-            if fault is not None:
-                raise ValueError(f"Line {number}: {fault}; the line is {line!r}.")
-            if not _CONLLU_SKIPPED_ID.fullmatch(fields[0]):
+            try:
+                fields = word_columns(line, expected_id=len(words) + 1)
+            except ValueError as error:
+                raise ValueError(f"Line {number}: {error}; the line is {line!r}.") from None
+            if fields is not None:
                 words.append(fields[1])
         if words:
             yield Record({"tokens": words}, first, words)
-
-
-def _find_conllu_fault(fields: list[str], expected_id: int) -> str | None:
-    if len(fields) != _CONLLU_WIDTH:
-        return f"found {len(fields)} columns, expected {_CONLLU_WIDTH} separated by tabs"
-    if _CONLLU_SKIPPED_ID.fullmatch(fields[0]):
-        return None
-    if fields[0] != str(expected_id):
-        return f"found word id {fields[0]!r}, expected {expected_id} (sentences end with a blank line)"
-    if not fields[1]:
-        return "found an empty word in column FORM, expected text"
-    return None
 
 
 def _sentences(lines: Iterable[bytes]) -> Iterator[tuple[int, list[str]]]:
@@ -206,7 +192,7 @@ def _sentences(lines: Iterable[bytes]) -> Iterator[tuple[int, list[str]]]:
                 f"Line {number}: found a carriage return inside {line[:60]!r}, expected lines that end with it and a "
                 "line feed, or with a line feed alone. Convert the input, for example by `tr '\\r' '\\n'`."
             )
-        if line.strip(" \t"):
+        if line.strip(BLANK):
             sentence.append(line)
         elif sentence:
             yield number - len(sentence), sentence
@@ -218,11 +204,7 @@ def _sentences(lines: Iterable[bytes]) -> Iterator[tuple[int, list[str]]]:
 def _refuse_conllu(sentence: list[str], first: int) -> None:
     """Refuse a sentence whose every line begins with an id of CoNLL-U, lest ids be taken for words."""
     rows = [(number, line) for number, line in enumerate(sentence, start=first) if not line.startswith("#")]
-    columns = [line.split("\t") for _, line in rows]
-    if rows and all(
-        len(fields) == _CONLLU_WIDTH and (fields[0].isdecimal() or _CONLLU_SKIPPED_ID.fullmatch(fields[0]))
-        for fields in columns
-    ):
+    if rows and all(looks_like_conllu(line) for _, line in rows):
         number, line = rows[0]
         raise ValueError(
             f"Line {number}: {line!r} is CoNLL-U, whose words are not in the first column: pass "

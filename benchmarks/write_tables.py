@@ -214,6 +214,7 @@ def grafting_of_task(task: str, entry: dict) -> str:
 RECOVERY_NAMES = GRAFTING_NAMES | {
     "graft": "graft neighbours, not refitted",
     "graft_refit": "graft neighbours, refitted",
+    "graft_refit_similar": "graft the most similar neighbours, refitted",
     "graft_upper": "keep the bottom layers, graft all others into one, not refitted",
     "graft_upper_refit": "keep the bottom layers, graft all others into one, refitted",
     "graft_upper_refit_one_by_one": "the same, one pair at a time",
@@ -223,6 +224,8 @@ RECOVERY_NAMES = GRAFTING_NAMES | {
     "bottom": "keep the bottom layers, not refitted",
     "bottom_refit": "keep the bottom layers, refitted",
     "every_second_refit": "keep every second layer, refitted",
+    "top_refit": "keep the top layers, refitted",
+    "similarity_refit": "drop the layers that change states least, refitted",
     "width_refit": "keep all layers, prune heads and neurons to that share, refitted",
 }
 
@@ -259,6 +262,30 @@ def grafting_recovered_of_task(task: str, entry: dict) -> str:
     teacher = entry["teacher"]["test"][entry["metric"]]
     note = f"The 6-layer teacher has {teacher:.1f}. {entry['steps']} steps of 32 rows."
     return "\n".join([*lines, "", f"{note} Mean ± deviation of three seeds; without a deviation, of one."])
+
+
+def grafting_mpnet() -> str:
+    """Half of the layers of a wider and deeper teacher: untrained and distilled."""
+    (entry,) = json.loads((RESULTS / "grafting_mpnet.json").read_text())["runs"].values()
+    (arms,) = entry["depths"].values()
+    metric, teacher = entry["metric"], entry["teacher"]["test"][entry["metric"]]
+    lines = [
+        "| UD-EWT POS, accuracy on test | parameters | untrained | distilled | of the teacher's |",
+        "|---|---:|---:|---:|---:|",
+        f"| teacher: all-mpnet-base-v2, 12 layers, fine-tuned | {entry['teacher']['parameters'] / 1e6:.1f} M | "
+        f"{teacher:.1f} | | |",
+    ]
+    for arm, name in RECOVERY_NAMES.items():
+        if arm not in arms:
+            continue
+        scores = [run["test"][metric] for run in arms[arm].get("distilled", {}).values()]
+        cells = [spread(scores), f"{100 * statistics.mean(scores) / teacher:.1f} %"] if scores else ["", ""]
+        before = arms[arm]["before"]
+        lines.append(
+            f"| {name} | {before['parameters'] / 1e6:.1f} M | {before['test'][metric]:.1f} | {' | '.join(cells)} |"
+        )
+    note = f"{entry['steps']} steps of 32 rows. Mean ± deviation of the seeds; without a deviation, of one."
+    return "\n".join([*lines, "", note])
 
 
 SMALL_NAMES = {
@@ -361,6 +388,7 @@ TABLES = {
     "embedding_compression": embedding_compression,
     "grafting": grafting,
     "grafting_recovered": grafting_recovered,
+    "grafting_mpnet": grafting_mpnet,
     "small_students": small_students,
     "recursive_students": recursive_students,
 }

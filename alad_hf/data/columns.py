@@ -7,15 +7,12 @@ from pathlib import Path
 
 from datasets import Dataset
 
+from alad_hf.data.conllu_lines import BLANK, word_columns
 from alad_hf.data.tagged_sentences import TaggedSentence, to_dataset
 from alad_hf.data.text_lines import read_lines
 
 CONLLU_TAG_COLUMNS = {"upos": 3, "xpos": 4}
 
-_CONLLU_WIDTH = 10
-_CONLLU_SKIPPED_ID = re.compile(r"\d+-\d+|\d+\.\d+")
-# Only these two separate columns: other white space, such as the no-break space, occurs inside tokens.
-_BLANK = " \t"
 _BLANKS = re.compile(r"[ \t]+")
 
 
@@ -118,7 +115,7 @@ def parse_conll(
     current: TaggedSentence | None = None
     width, first_line = 0, ""
     for line_number, line in read_lines(path):
-        if not line.strip(_BLANK) or line.startswith(document_marker):
+        if not line.strip(BLANK) or line.startswith(document_marker):
             current = None
             continue
         if current is None and comment_prefix is not None and line.startswith(comment_prefix):
@@ -157,29 +154,30 @@ def parse_conllu(path: str | Path, *, column: str = "upos") -> list[TaggedSenten
     sentences: list[TaggedSentence] = []
     current: TaggedSentence | None = None
     for line_number, line in read_lines(path):
-        if not line.strip(_BLANK):
+        if not line.strip(BLANK):
             current = None
             continue
         if current is None and line.startswith("#"):
             continue
-        fields = [field.strip(_BLANK) for field in line.split("\t")]
-        if len(fields) == _CONLLU_WIDTH and _CONLLU_SKIPPED_ID.fullmatch(fields[0]):
-            continue
-        fault = _find_conllu_fault(fields, column, expected_id=len(current.tokens) + 1 if current else 1)
-        if fault is not None:
-            raise ValueError(f"{path}, line {line_number}: {fault}; the line is {line!r}.")
+        try:
+            fields = word_columns(line, expected_id=len(current.tokens) + 1 if current else 1)
+            if fields is None:
+                continue
+            tag = _conllu_tag(fields, column)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {line_number}: {error}; the line is {line!r}.") from None
         if current is None:
             current = TaggedSentence([], [], f"{path}, sentence at line {line_number}")
             sentences.append(current)
         current.tokens.append(fields[1])
-        current.tags.append(fields[CONLLU_TAG_COLUMNS[column]])
+        current.tags.append(tag)
     return _require_sentences(sentences, path, "CoNLL-U words")
 
 
 def _split_columns(line: str, separator: str | None) -> list[str]:
     if separator is None:
-        return _BLANKS.split(line.strip(_BLANK))
-    return [field.strip(_BLANK) for field in line.split(separator)]
+        return _BLANKS.split(line.strip(BLANK))
+    return [field.strip(BLANK) for field in line.split(separator)]
 
 
 def _find_column_fault(fields: list[str], width: int, token_column: int, tag_column: int) -> str | None:
@@ -197,17 +195,11 @@ def _find_column_fault(fields: list[str], width: int, token_column: int, tag_col
     return None
 
 
-def _find_conllu_fault(fields: list[str], column: str, expected_id: int) -> str | None:
-    if len(fields) != _CONLLU_WIDTH:
-        return f"found {len(fields)} columns, expected {_CONLLU_WIDTH} separated by tabs"
-    if fields[0] != str(expected_id):
-        return f"found word id {fields[0]!r}, expected {expected_id} (sentences end with a blank line)"
-    if not fields[1]:
-        return "found an empty word in column FORM, expected text"
+def _conllu_tag(fields: list[str], column: str) -> str:
     tag = fields[CONLLU_TAG_COLUMNS[column]]
     if tag in ("", "_"):
-        return f"found no tag ({tag!r}) in column {column.upper()}, expected one for every word"
-    return None
+        raise ValueError(f"found no tag ({tag!r}) in column {column.upper()}, expected one for every word")
+    return tag
 
 
 def _require_sentences(sentences: list[TaggedSentence], path: str | Path, expected: str) -> list[TaggedSentence]:
