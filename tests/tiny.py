@@ -19,6 +19,8 @@ from transformers import (
     RobertaConfig,
 )
 
+from alad_hf import AlAdConfig
+
 WORDS = (
     "the a in of and to new york london berlin smith jones acme works for visited played ##s ##ing ##ed un ##able . ,"
 )
@@ -69,6 +71,17 @@ def tiny_config(model_type: str = "bert", **changes: object) -> PreTrainedConfig
     """A fresh tiny configuration of an architecture."""
     config = STUDENT_CONFIGS[model_type]
     return type(config).from_dict({**config.to_dict(), **changes})
+
+
+def tiny_alad_config(student: str = "bert", hidden_size: int = 32, **changes: object) -> AlAdConfig:
+    """A tiny AlAd model over a student of some architecture, under a teacher of another width."""
+    return AlAdConfig(
+        text_config=tiny_config(student),
+        hidden_size=hidden_size,
+        id2label=dict(enumerate(TAGS)),
+        label2id={tag: index for index, tag in enumerate(TAGS)},
+        **{"adapter_size": 6, **changes},
+    )
 
 
 def tiny_tokenizer(lowercase: bool = True, vocabulary: dict[str, int] | None = None) -> PreTrainedTokenizerFast:
