@@ -37,8 +37,8 @@ def check_frozen(student: nn.Module, frozen: bool | None) -> None:
     """
     if is_quantized(student) and not frozen:
         raise ValueError(
-            "The student is quantized, and int8 weights have no gradients: it cannot be trained jointly. Pass "
-            "freeze_student=True, so that only the adapter and the head learn, or train a student in float and "
+            "The student is quantized, and int8 weights have no gradients: it cannot be trained itself. Pass "
+            "freeze_student=True, so that only an adapter over it and the head learn, or train a student in float and "
             "quantize the result: from_pretrained(..., quantization_config=..., freeze_student=True)."
         )
 

@@ -33,6 +33,7 @@ from ..hub.model_card import record_training, write_model_card
 from ..long_documents import state_length
 from ..models.alad_construction import load_tokenizer
 from ..models.modeling_alad import AlAdPreTrainedModel
+from ..models.quantized_student import check_frozen
 from ..models.student import bare_encoder, load_student
 from ..models.teacher import copy_head, load_teacher, state_width
 from ..training.distillation import distilling
@@ -171,7 +172,7 @@ def load_parts(
 
     Raises:
         ValueError: One of them is given, and no teacher is, or one of the adapter's, and there is none; a tokenizer
-            cannot be loaded; or several processes run.
+            cannot be loaded; the encoder is quantized and would be trained; or several processes run.
     """
     check_one_process()
     of_the_adapter = {"freeze_student": freeze_student, **(config_arguments or {})}
@@ -198,6 +199,7 @@ def load_parts(
     encoder = load_student(encoder) if isinstance(encoder, str) else bare_encoder(encoder)
     if keep_layers is not None:
         encoder = truncate_layers(encoder.base_model, list(keep_layers))
+    check_frozen(encoder, freeze_student)
     state_length(tokenizer, encoder.config)
     return Parts(encoder, tokenizer, teacher, teacher_tokenizer, source)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import DatasetDict
 from safetensors import safe_open
 from tiny import STUDENT_CONFIGS, random_batch, tiny_config, tiny_teacher, tiny_tokenizer
 from tiny_training import make_rows, make_trainer, step_logs
@@ -24,6 +25,7 @@ from alad_hf import AlAdForTokenClassification, AlAdModel
 from alad_hf.compression import compress_embeddings
 from alad_hf.compression.wrapping import wrap_encoder
 from alad_hf.evaluation.efficiency import count_parameters, stored_bytes
+from alad_hf.recipes import train_tagger
 from alad_hf.training.stages import align, published_arguments
 
 quantization = pytest.importorskip(
@@ -237,7 +239,7 @@ class TestQuantizingAFinishedModel:
 
     def test_a_jointly_trained_one_is_frozen_first(self, folder: Path, tmp_path: Path) -> None:
         alad(str(folder), freeze_student=False).save_pretrained(tmp_path)
-        with pytest.raises(ValueError, match=r"cannot be trained jointly.*freeze_student=True"):
+        with pytest.raises(ValueError, match=r"cannot be trained itself.*freeze_student=True"):
             AutoModelForTokenClassification.from_pretrained(tmp_path, quantization_config=int8())
         model = AutoModelForTokenClassification.from_pretrained(
             tmp_path, quantization_config=int8(), freeze_student=True
@@ -256,6 +258,16 @@ class TestRefusals:
         model.save_pretrained(tmp_path / "out")
         with pytest.raises(ValueError, match="int8 weights have no gradients"):
             AutoModelForTokenClassification.from_pretrained(tmp_path / "out", freeze_student=False)
+
+    @pytest.mark.parametrize("distilled", [None, "with an adapter", "without"])
+    def test_recipes_that_would_train_it(self, distilled: str | None, folder: Path, tmp_path: Path) -> None:
+        quantized(folder).save_pretrained(tmp_path / "int8")
+        arguments = {"tokenizer": tiny_tokenizer()}
+        if distilled:
+            arguments |= {"teacher": tiny_teacher(), "teacher_tokenizer": tiny_tokenizer()}
+            arguments["adapter"] = distilled == "with an adapter"
+        with pytest.raises(ValueError, match=r"cannot be trained itself.*freeze_student=True"):
+            train_tagger(str(tmp_path / "int8"), DatasetDict(), tmp_path / "out", **arguments)
 
     def test_weights_quantized_by_hand(self, folder: Path) -> None:
         student = AutoModel.from_pretrained(folder)
