@@ -89,7 +89,7 @@ class Pair:
 PAIRS = {
     "minilm": Pair(MINILM, MINILM, student_layers=2, teacher_learning_rate=2e-4),
     "mpnet": Pair(MPNET, MINILM, student_layers=None, teacher_learning_rate=5e-5),
-    "mpnet_truncated": Pair(MPNET, MPNET, student_layers=6, teacher_learning_rate=5e-5, rate=1 / 4),
+    "mpnet_truncated": Pair(MPNET, MPNET, student_layers=6, teacher_learning_rate=1.5e-4, rate=1 / 4),
 }
 
 
