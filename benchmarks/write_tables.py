@@ -299,26 +299,33 @@ THIRD = "2"
 
 
 def small_students() -> str:
-    """Students of a third of the teacher's operations: untrained and distilled, all tasks in one table."""
+    """Students of a third of the teacher's operations: untrained, distilled and under AlAd, all tasks in one table."""
     results = json.loads((RESULTS / "grafting.json").read_text())
     tasks = results["runs"]
-    heads = [f"{TASK_NAMES[task]} {state}" for task in tasks for state in ("untrained", "distilled")]
-    lines = [f"| student | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
-    teachers = [f"{entry['teacher']['test'][entry['metric']]:.1f} | " for entry in tasks.values()]
-    lines.append(f"| teacher: MiniLM-L6, fine-tuned | {' | '.join(teachers)} |")
+    lines = [
+        f"| student | trained | {' | '.join(TASK_NAMES[task] for task in tasks)} |",
+        f"|---|---|{'---:|' * len(tasks)}",
+    ]
+    teachers = [f"{entry['teacher']['test'][entry['metric']]:.1f}" for entry in tasks.values()]
+    lines.append(f"| teacher: MiniLM-L6 | fine-tuned | {' | '.join(teachers)} |")
     for arm, name in SMALL_NAMES.items():
-        cells = []
-        for entry in tasks.values():
-            runs, metric = entry["depths"].get(THIRD, {}).get(arm, {}), entry["metric"]
-            cells.append(f"{runs['before']['test'][metric]:.1f}" if "before" in runs else "")
-            trained = [run["test"][metric] for run in runs.get("distilled", {}).values()]
-            cells.append(spread(trained) if trained else "")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        for recovery in ("before", "distilled", "alad"):
+            cells = []
+            for entry in tasks.values():
+                runs = entry["depths"].get(THIRD, {}).get(arm, {}).get(recovery, {})
+                scored = [runs] if recovery == "before" else runs.values()
+                scores = [run["test"][entry["metric"]] for run in scored if run]
+                cells.append(spread(scores) if scores else "")
+            if any(cells):
+                first = name if recovery == "before" else ""
+                trained = "no" if recovery == "before" else RECOVERIES[recovery]
+                lines.append(f"| {first} | {trained} | {' | '.join(cells)} |")
     steps = next(iter(tasks.values()))["steps"]
     note = (
         f"Untrained: made and refitted in closed form on {results['settings']['calibration_tokens']:,} tokens of the "
-        "training sentences, whose labels say which heads and neurons matter. One run. "
-        f"Distilled: {steps} steps of 32 rows. Mean ± deviation of three seeds; without a deviation, of one."
+        "training sentences, whose labels say which heads and neurons matter; one run. "
+        f"Distilled or under AlAd: {steps} steps of 32 rows, mean ± deviation of three seeds; without a deviation, of "
+        "one."
     )
     return "\n".join([*lines, "", note])
 
