@@ -66,7 +66,6 @@ def refit_layers(
     sources: Sequence[LayerSources],
     calibration: CalibrationText,
     *,
-    inputs: bool = True,
     regularisation: float = REGULARISATION,
 ) -> list[LayerFit]:
     """Refit all layers of a student whose layers stand for groups of layers of its original, in place.
@@ -79,7 +78,6 @@ def refit_layers(
         original: The model that it was made of.
         sources: For each layer of the student; together their `layers` are all layers of the original in order.
         calibration: Text, better some ten thousand tokens; a map with n inputs needs several times n.
-        inputs: Also refit what heads and neurons read (steps 1 and 3).
         regularisation: See `REGULARISATION`.
 
     Returns:
@@ -96,10 +94,7 @@ def refit_layers(
         group = [layers[index] for index in source.layers]
         before = pairs.error(part, group)
         if before > 0:
-            steps = [_attention_output, _output]
-            if inputs:
-                steps = [_attention_inputs, _attention_output, _intermediate, _output]
-            for step in steps:
+            for step in (_attention_inputs, _attention_output, _intermediate, _output):
                 step(pairs, part, group, source, regularisation)
         fits.append(LayerFit(before, pairs.advance(part, group)))
     return fits

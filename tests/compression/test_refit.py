@@ -61,7 +61,7 @@ def test_output_projections_are_the_weighted_least_squares_solution(name: str) -
     original = model_of(name)
     student, sources = truncated(original, [0, 2])
     text = text_for(original, 120)
-    refit_layers(student, original, sources, text, inputs=False, regularisation=1e-9)
+    refit_layers(student, original, sources, text, regularisation=1e-9)
     for layer, last in ((0, 1), (1, 3)):
         own, theirs = encoder_layers(student)[layer], encoder_layers(original)[last]
         for linear, norm in (("attention_output", "attention_norm"), ("output", "output_norm")):
