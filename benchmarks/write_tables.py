@@ -211,17 +211,14 @@ def grafting_of_task(task: str, entry: dict) -> str:
     )
 
 
-RECOVERY_NAMES = GRAFTING_NAMES | {
-    "graft": "graft neighbours, not refitted",
+RECOVERY_NAMES = {arm: f"{name}, not refitted" for arm, name in GRAFTING_NAMES.items()} | {
     "graft_refit": "graft neighbours, refitted",
     "graft_refit_similar": "graft the most similar neighbours, refitted",
-    "graft_upper": "keep the bottom layers, graft all others into one, not refitted",
     "graft_upper_refit": "keep the bottom layers, graft all others into one, refitted",
     "graft_upper_refit_one_by_one": "the same, one pair at a time",
     "graft_upper_refit_progressive": "the same, taking turns with the layers that they replace",
     "graft_refit_one_by_one": "graft neighbours, refitted, one pair at a time",
     "graft_refit_progressive": "graft neighbours, refitted, taking turns with the layers that they replace",
-    "bottom": "keep the bottom layers, not refitted",
     "bottom_refit": "keep the bottom layers, refitted",
     "every_second_refit": "keep every second layer, refitted",
     "top_refit": "keep the top layers, refitted",
