@@ -239,6 +239,12 @@ def read_options() -> Namespace:
     return parser.parse_args()
 
 
+def write(results: dict[str, Any], path: Path) -> None:
+    """The results so far."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n")
+
+
 def main() -> None:
     """Run what the results file lacks."""
     options = read_options()
@@ -261,6 +267,11 @@ def main() -> None:
         metric = task.experiment.task.metric
         entry = results["runs"].setdefault(task_name, {"metric": metric, "depths": {}})
         entry["steps"] = options.steps or task.experiment.steps
+        entry["teacher_training"] = {
+            "steps": json.loads((task.experiment.work / "teacher" / "dev.json").read_text())["steps"],
+            "learning_rate": task.experiment.pair.teacher_learning_rate,
+        }
+        write(results, options.out)
         for keys, run in task.jobs(options):
             place = entry
             for key in keys[:-1]:
@@ -268,8 +279,7 @@ def main() -> None:
             if keys[-1] in place:
                 continue
             place[keys[-1]] = run()
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            options.out.write_text(json.dumps(results, indent=1) + "\n")
+            write(results, options.out)
             dev, test = (place[keys[-1]][split][metric] for split in ("validation", "test"))
             print(f"{task_name} {' '.join(keys):50} dev {dev:.1f} test {test:.1f}", flush=True)
 

@@ -91,6 +91,7 @@ PAIRS = {
     "mpnet": Pair(MPNET, MINILM, student_layers=None, teacher_learning_rate=5e-5),
     "mpnet_truncated": Pair(MPNET, MPNET, student_layers=6, teacher_learning_rate=1.5e-4, rate=1 / 4),
 }
+"""The last teacher is made for a few hundred steps (`grafting.py --teacher-steps`), and therefore learns faster."""
 
 
 class BestOnDev(TrainerCallback):

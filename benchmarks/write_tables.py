@@ -263,11 +263,11 @@ def grafting_recovered_of_task(task: str, entry: dict) -> str:
 
 def grafting_mpnet() -> str:
     """Half of the layers of a wider and deeper teacher: untrained and distilled."""
-    (entry,) = json.loads((RESULTS / "grafting_mpnet.json").read_text())["runs"].values()
+    ((task, entry),) = json.loads((RESULTS / "grafting_mpnet.json").read_text())["runs"].items()
     (arms,) = entry["depths"].values()
     metric, teacher = entry["metric"], entry["teacher"]["test"][entry["metric"]]
     lines = [
-        "| UD-EWT POS, accuracy on test | parameters | untrained | distilled | of the teacher's |",
+        f"| {TASK_NAMES[task]} on test | parameters | untrained | distilled | of the teacher's |",
         "|---|---:|---:|---:|---:|",
         f"| teacher: all-mpnet-base-v2, 12 layers, fine-tuned | {entry['teacher']['parameters'] / 1e6:.1f} M | "
         f"{teacher:.1f} | | |",
@@ -281,7 +281,10 @@ def grafting_mpnet() -> str:
         lines.append(
             f"| {name} | {before['parameters'] / 1e6:.1f} M | {before['test'][metric]:.1f} | {' | '.join(cells)} |"
         )
-    note = f"{entry['steps']} steps of 32 rows. Mean ± deviation of the seeds; without a deviation, of one."
+    note = (
+        f"The teacher was trained for {entry['teacher_training']['steps']} steps of 32 rows, its students for "
+        f"{entry['steps']}. Mean ± deviation of the seeds; without a deviation, of one."
+    )
     return "\n".join([*lines, "", note])
 
 
@@ -306,7 +309,7 @@ def small_students() -> str:
     teachers = [f"{entry['teacher']['test'][entry['metric']]:.1f}" for entry in tasks.values()]
     lines.append(f"| teacher: MiniLM-L6 | fine-tuned | {' | '.join(teachers)} |")
     for arm, name in SMALL_NAMES.items():
-        for recovery in ("before", "distilled", "alad"):
+        for recovery, trained in {"before": "no", "distilled": "distilled", "alad": "AlAd"}.items():
             cells = []
             for entry in tasks.values():
                 runs = entry["depths"].get(THIRD, {}).get(arm, {}).get(recovery, {})
@@ -314,9 +317,7 @@ def small_students() -> str:
                 scores = [run["test"][entry["metric"]] for run in scored if run]
                 cells.append(spread(scores) if scores else "")
             if any(cells):
-                first = name if recovery == "before" else ""
-                trained = "no" if recovery == "before" else RECOVERIES[recovery]
-                lines.append(f"| {first} | {trained} | {' | '.join(cells)} |")
+                lines.append(f"| {name if recovery == 'before' else ''} | {trained} | {' | '.join(cells)} |")
     steps = next(iter(tasks.values()))["steps"]
     note = (
         f"Untrained: made and refitted in closed form on {results['settings']['calibration_tokens']:,} tokens of the "

@@ -25,19 +25,21 @@ from alad_hf import AlAdForQuestionAnswering, AlAdForTokenClassification, AlAdMo
 from alad_hf.models.teacher import teacher_signal
 
 
-class TestTeacher:
-    def attached(self, **changes: object) -> AlAdForTokenClassification:
-        torch.manual_seed(0)
-        return AlAdForTokenClassification.from_student_pretrained(
-            AutoModel.from_config(tiny_config()),
-            teacher=tiny_teacher(),
-            tokenizer=tiny_tokenizer(),
-            teacher_tokenizer=tiny_tokenizer(),
-            **changes,
-        )
+def model_under_teacher(**changes: object) -> AlAdForTokenClassification:
+    """Under a teacher with the student's tokenizer."""
+    torch.manual_seed(0)
+    return AlAdForTokenClassification.from_student_pretrained(
+        AutoModel.from_config(tiny_config()),
+        teacher=tiny_teacher(),
+        tokenizer=tiny_tokenizer(),
+        teacher_tokenizer=tiny_tokenizer(),
+        **changes,
+    )
 
+
+class TestTeacher:
     def test_attached_and_columns_give_the_same_loss_and_gradient(self) -> None:
-        model, batch = self.attached(), random_batch()
+        model, batch = model_under_teacher(), random_batch()
         teacher = tiny_teacher()
         with torch.no_grad():
             signal = teacher(**batch, output_hidden_states=True)
@@ -56,7 +58,7 @@ class TestTeacher:
             assert torch.equal(model.get_parameter(name).grad, gradient), name
 
     def test_is_no_part_of_the_model(self, tmp_path: Path) -> None:
-        model = self.attached()
+        model = model_under_teacher()
         plain = AlAdForTokenClassification(copy.deepcopy(model.config))
         assert model.state_dict().keys() == plain.state_dict().keys()
         assert model.num_parameters() == plain.num_parameters()
@@ -68,7 +70,7 @@ class TestTeacher:
         assert "teacher" not in {key for key in tensors if key != "teacher_name_or_path"}
 
     def test_is_not_run_where_no_loss_is_wanted(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        model, batch = self.attached(), random_batch()
+        model, batch = model_under_teacher(), random_batch()
         monkeypatch.setattr(model.teacher, "forward", lambda **_: pytest.fail("the teacher ran"))
         labels = batch.pop("labels")
         model(**batch)
@@ -76,17 +78,17 @@ class TestTeacher:
             model(**batch, labels=labels)
 
     def test_gives_labels_width_and_head(self) -> None:
-        model, teacher = self.attached(), tiny_teacher()
+        model, teacher = model_under_teacher(), tiny_teacher()
         assert model.config.id2label == dict(enumerate(TAGS))
         assert model.config.hidden_size == 32
         assert torch.equal(model.classifier.weight, teacher.classifier.weight)
         labels = {0: "O", 1: "B-X", 2: "I-X", 3: "B-Y", 4: "I-Y"}
         with pytest.raises(ValueError, match=r"'B-PER'.*the model's \['O', 'B-X'.*distillation_weight=0"):
-            self.attached(id2label=labels)
-        other = self.attached(id2label=labels, distillation_weight=0)
+            model_under_teacher(id2label=labels)
+        other = model_under_teacher(id2label=labels, distillation_weight=0)
         assert not torch.equal(other.classifier.weight, teacher.classifier.weight)
         assert other.config.label2id["I-Y"] == 4
-        own = self.attached(copy_teacher_head=False)
+        own = model_under_teacher(copy_teacher_head=False)
         assert not torch.equal(own.classifier.weight, teacher.classifier.weight)
 
     def test_tokenizers_have_to_be_known(self) -> None:
@@ -115,7 +117,7 @@ class TestTeacher:
         assert model(**random_batch()).loss_terms["distillation"] > 0
 
     def test_an_alad_model_can_be_the_teacher_of_another(self) -> None:
-        teacher = self.attached(window_size=3)
+        teacher = model_under_teacher(window_size=3)
         teacher.detach_teacher()
         model = AlAdForTokenClassification.from_student_pretrained(
             AutoModel.from_config(tiny_config()),
@@ -401,18 +403,8 @@ class TestTeacherWithAnotherTokenizer:
 
 
 class TestTeacherLayers:
-    def attached(self, **changes: object) -> AlAdForTokenClassification:
-        torch.manual_seed(0)
-        return AlAdForTokenClassification.from_student_pretrained(
-            AutoModel.from_config(tiny_config()),
-            teacher=tiny_teacher(),
-            tokenizer=tiny_tokenizer(),
-            teacher_tokenizer=tiny_tokenizer(),
-            **changes,
-        )
-
     def test_their_mean_is_aligned(self) -> None:
-        model, batch = self.attached(teacher_layers=[1, -1]), random_batch()
+        model, batch = model_under_teacher(teacher_layers=[1, -1]), random_batch()
         with torch.no_grad():
             hidden = tiny_teacher()(**batch, output_hidden_states=True).hidden_states
         attached = model(**batch).loss_terms["alignment_mse"]
@@ -424,12 +416,12 @@ class TestTeacherLayers:
 
     def test_the_head_is_copied_only_with_its_layer(self) -> None:
         head = tiny_teacher().classifier.weight
-        assert torch.equal(self.attached(teacher_layers=[3]).classifier.weight, head)
-        assert not torch.equal(self.attached(teacher_layers=[2]).classifier.weight, head)
+        assert torch.equal(model_under_teacher(teacher_layers=[3]).classifier.weight, head)
+        assert not torch.equal(model_under_teacher(teacher_layers=[2]).classifier.weight, head)
 
     def test_out_of_range_are_refused_when_the_teacher_is_attached(self) -> None:
         with pytest.raises(ValueError, match=r"has 4 hidden states.*from -4 to 3, got \[1, 4\]"):
-            self.attached(teacher_layers=[1, 4])
+            model_under_teacher(teacher_layers=[1, 4])
         model = AlAdForTokenClassification(tiny_alad_config(teacher_layers=[-5]))
         with pytest.raises(ValueError, match=r"from -4 to 3, got \[-5\]"):
             model.attach_teacher(tiny_teacher(), tokenizer=tiny_tokenizer(), teacher_tokenizer=tiny_tokenizer())
