@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -65,15 +66,16 @@ def bare_encoder(student: nn.Module) -> PreTrainedModel:
     """The encoder under a model's task head; adapters of peft are merged into a copy of it.
 
     Raises:
-        ValueError: Adapters that peft cannot merge into the weights, or that were not added by `get_peft_model`; or an
-            encoder-decoder.
+        ValueError: Adapters that peft cannot merge into the weights, or a model that holds some itself in place of the
+            `PeftModel` around it; or an encoder-decoder.
     """
     if isinstance(student, PreTrainedModel):
-        if getattr(student, "_hf_peft_config_loaded", False):
+        if _holds_peft_layers(student):
             raise ValueError(
-                f"This {type(student).__name__} carries peft adapters among its own layers (add_adapter or "
-                "load_adapter). Wrap the model without them in peft.PeftModel.from_pretrained(...), which is merged "
-                "into an ordinary student."
+                f"This {type(student).__name__} carries peft adapters among its own layers (add_adapter, load_adapter "
+                "or inject_adapter_in_model, or it was given to get_peft_model). Give the PeftModel around it, as "
+                "get_peft_model or peft.PeftModel.from_pretrained(...) return it: that is merged into an ordinary "
+                "student."
             )
         _check_no_encoder_decoder(student.base_model)
         return student.base_model
@@ -86,6 +88,12 @@ def bare_encoder(student: nn.Module) -> PreTrainedModel:
     encoder = copy.deepcopy(student).merge_and_unload().base_model
     _check_no_encoder_decoder(encoder)
     return encoder
+
+
+def _holds_peft_layers(student: nn.Module) -> bool:
+    """Whether peft replaced layers of the model; where peft is not loaded, nothing did."""
+    tuners = sys.modules.get("peft.tuners.tuners_utils")
+    return tuners is not None and any(isinstance(module, tuners.BaseTunerLayer) for module in student.modules())
 
 
 def _check_no_encoder_decoder(student: nn.Module) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -104,9 +105,12 @@ class TestLoraUnderAlAd:
         with pytest.raises(ValueError, match=r"PeftModelForFeatureExtraction \['PROMPT_TUNING'\] is no student.*LoRA"):
             alad(wrapped)
 
-    def test_adapters_among_the_models_own_layers_are_refused(self) -> None:
+    @pytest.mark.parametrize(
+        "add", [peft.inject_adapter_in_model, lambda config, model: peft.get_peft_model(model, config)]
+    )
+    def test_adapters_among_the_models_own_layers_are_refused(self, add: Callable) -> None:
         encoder = AutoModel.from_config(tiny_config())
-        encoder.add_adapter(lora())
+        add(lora(), encoder)
         with pytest.raises(ValueError, match=r"This BertModel carries peft adapters.*PeftModel.from_pretrained"):
             alad(encoder)
 
