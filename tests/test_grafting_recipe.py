@@ -172,11 +172,18 @@ def test_a_model_trained_in_mixed_precision_is_the_stock_one_again() -> None:
     model, batch = teacher("bert"), random_batch()
     inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
     expected = model(**inputs).logits
+    seen = []
+    model.base_model.encoder.layer[0].intermediate.dense.register_forward_hook(
+        lambda *call: seen.append(call[2].dtype)
+    )
     AcceleratorState._reset_state(reset_partial_state=True)  # one precision a process, and other tests have set theirs
     accelerator = Accelerator(mixed_precision="bf16", cpu=True)
-    with distilling(model):
-        assert accelerator.prepare_model(model) is model and "forward" in vars(model)
+    for _ in range(2):  # trained twice, as by a schedule of two stages
+        with distilling(model):
+            accelerator.prepare(model)(**inputs)
+        model(**inputs)
     AcceleratorState._reset_state(reset_partial_state=True)
+    assert seen == [torch.bfloat16, torch.float32] * 2
     assert "forward" not in vars(model)
     torch.testing.assert_close(model(**inputs).logits, expected, atol=0, rtol=0)
 

@@ -14,7 +14,9 @@ from ..models.alignment_loss import answering_sums, shared_by_tokens, squared_er
 from ..models.task_losses import IGNORED, at_least_one
 from ..models.teacher import accepted_arguments
 
-_FORWARDS = ("forward", "_original_forward")
+_OF_ACCELERATE = ("forward", "_original_forward", "_is_accelerate_prepared")
+"""What accelerate sets on a model that it prepares. With the last still there it would not prepare the model again:
+a second training in mixed precision would run in float32."""
 
 
 @contextmanager
@@ -33,13 +35,13 @@ def distilling(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
     form = _DistillingAnswerer if "start_positions" in accepted else _DistillingTagger
     attributes = {"__module__": stock.__module__, "_stock_arguments": accepted}
     model.__class__ = type(stock.__name__, (form, stock), attributes)
-    before = {name: model.__dict__[name] for name in _FORWARDS if name in model.__dict__}
+    before = {name: model.__dict__[name] for name in _OF_ACCELERATE if name in model.__dict__}
     try:
         yield model
     finally:
         model.__class__ = stock
         # In mixed precision accelerate binds the forward that it found to the model, which is now another.
-        for name in _FORWARDS:
+        for name in _OF_ACCELERATE:
             model.__dict__.pop(name, None)
         model.__dict__.update(before)
 
