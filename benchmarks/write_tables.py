@@ -227,22 +227,32 @@ RECOVERY_NAMES = {arm: f"{name}, not refitted" for arm, name in GRAFTING_NAMES.i
 }
 
 
-RECOVERIES = {"labels": "labels alone", "distilled": "distilled", "alad": "AlAd"}
+RECOVERIES = {"before": "untrained", "labels": "labels alone", "distilled": "distilled", "alad": "AlAd"}
 
 
 def grafting_recovered() -> str:
     """Scores of the same students after training, by labels alone, by distillation and under AlAd."""
-    tasks = json.loads((RESULTS / "grafting.json").read_text())["runs"]
-    return "\n\n".join(filter(None, (grafting_recovered_of_task(task, entry) for task, entry in tasks.items())))
+    return _trained_layers("grafting", [name for name in RECOVERIES if name != "before"])
 
 
-def grafting_recovered_of_task(task: str, entry: dict) -> str:
+def other_layers() -> str:
+    """Scores of students with other layers, before and after training."""
+    return _trained_layers("other_layers", list(RECOVERIES))
+
+
+def _trained_layers(results: str, recoveries: list[str]) -> str:
+    tasks = json.loads((RESULTS / f"{results}.json").read_text())["runs"]
+    tables = (_trained_layers_of_task(task, entry, recoveries) for task, entry in tasks.items())
+    return "\n\n".join(filter(None, tables))
+
+
+def _trained_layers_of_task(task: str, entry: dict, recoveries: list[str]) -> str:
     """One table: ways by depth and by what they are trained with; "" where nothing was trained."""
-    depths = sorted(entry["depths"], reverse=True)
+    metric = entry["metric"]
     columns = [
         (depth, recovery)
-        for depth in depths
-        for recovery in RECOVERIES
+        for depth in sorted(entry["depths"], reverse=True)
+        for recovery in recoveries
         if any(arm.get(recovery) for arm in entry["depths"][depth].values())
     ]
     heads = [f"{depth} layers, {RECOVERIES[recovery]}" for depth, recovery in columns]
@@ -251,13 +261,13 @@ def grafting_recovered_of_task(task: str, entry: dict) -> str:
         cells = []
         for depth, recovery in columns:
             runs = entry["depths"][depth].get(arm, {}).get(recovery, {})
-            cells.append(spread([run["test"][entry["metric"]] for run in runs.values()]) if runs else "")
+            runs = [runs] if runs and recovery == "before" else runs.values()
+            cells.append(spread([run["test"][metric] for run in runs]) if runs else "")
         if any(cells):
             lines.append(f"| {name} | {' | '.join(cells)} |")
     if len(lines) == 2:
         return ""
-    teacher = entry["teacher"]["test"][entry["metric"]]
-    note = f"The 6-layer teacher has {teacher:.1f}. {entry['steps']} steps of 32 rows."
+    note = f"The 6-layer teacher has {entry['teacher']['test'][metric]:.1f}. {entry['steps']} steps of 32 rows."
     return "\n".join([*lines, "", f"{note} Mean ± deviation of three seeds; without a deviation, of one."])
 
 
@@ -393,6 +403,7 @@ TABLES = {
     "embedding_compression": embedding_compression,
     "grafting": grafting,
     "grafting_recovered": grafting_recovered,
+    "other_layers": other_layers,
     "grafting_mpnet": grafting_mpnet,
     "small_students": small_students,
     "recursive_students": recursive_students,
