@@ -83,6 +83,27 @@ def recovery_of_pair(pair: str, tasks: dict) -> str:
     return "\n".join([*lines, "", f"{note} {'. '.join(budgets)}."])
 
 
+def ablations() -> str:
+    """Scores of an arm with one or two things changed, task by task."""
+    ((pair, tasks),) = json.loads((RESULTS / "ablations.json").read_text()).items()
+    unchanged = json.loads((RESULTS / "recovery.json").read_text())["runs"][pair]
+    return "\n\n".join(ablations_of_task(task, entry, unchanged[task]) for task, entry in tasks.items())
+
+
+def ablations_of_task(task: str, entry: dict, unchanged: dict) -> str:
+    """One table; the arms that the variants are of come first, from the main benchmark and of the same seeds."""
+    variants = entry["variants"]
+    seeds = sorted({seed for runs in variants.values() for seed in runs})
+    arms = dict.fromkeys(name.split(",")[0] for name in variants)
+    base = {arm: {seed: unchanged["arms"][arm][seed] for seed in seeds} for arm in arms}
+    lines = [f"| {TASK_NAMES[task]} | trained parameters | dev | test |", "|---|---:|---:|---:|"]
+    for name, runs in (base | variants).items():
+        scores = [spread([run[split][entry["metric"]] for run in runs.values()]) for split in ("validation", "test")]
+        millions = next(iter(runs.values()))["trainable"] / 1e6
+        lines.append(f"| {name.replace('plug_and_play', 'plug-and-play')} | {millions:.2f} M | {' | '.join(scores)} |")
+    return "\n".join([*lines, "", "One seed." if len(seeds) == 1 else f"Mean ± deviation of {len(seeds)} seeds."])
+
+
 def speed() -> str:
     """Latency of student and adapter against the student alone."""
     results = json.loads((RESULTS / "speed.json").read_text())
@@ -396,6 +417,7 @@ def export_speed() -> str:
 
 
 TABLES = {
+    "ablations": ablations,
     "export_speed": export_speed,
     "recovery": recovery,
     "speed": speed,
