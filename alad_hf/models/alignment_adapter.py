@@ -127,7 +127,7 @@ class LightAdapter(AlignmentAdapter):
     """A linear path per token plus a low-rank correction that sees the window: A x_t + U GELU([D x]_(t-r..t+r)).
 
     The states are projected down before the window is taken, so a wider window costs little. U starts at zero and A,
-    where the widths agree, at the identity: the adapter begins as the student itself. A may also be set in closed form.
+    where the widths agree, at the identity: the adapter begins as the student itself. The closed form can set A, too.
     """
 
     def __init__(self, student_size: int, aligned_size: int, window_size: int, adapter_size: int) -> None:
