@@ -248,7 +248,13 @@ RECOVERY_NAMES = {arm: f"{name}, not refitted" for arm, name in GRAFTING_NAMES.i
 }
 
 
-RECOVERIES = {"before": "untrained", "labels": "labels alone", "distilled": "distilled", "alad": "AlAd"}
+RECOVERIES = {
+    "before": "untrained",
+    "labels": "labels alone",
+    "distilled": "distilled",
+    "alad": "AlAd",
+    "plug_and_play": "AlAd, student frozen",
+}
 
 
 def grafting_recovered() -> str:
