@@ -80,6 +80,12 @@ def recovery_of_pair(pair: str, tasks: dict) -> str:
         for name, task in tasks.items()
     ]
     note = "Figures with ± are of three seeds, those without of one, and preliminary."
+    budgets += [
+        f"Seeds {' and '.join(task['later_teacher']['seeds'])} of {TASK_NAMES[name].split(',')[0]} learned from a "
+        f"teacher that was trained anew by the same command ({task['later_teacher']['test'][task['metric']]:.1f})"
+        for name, task in tasks.items()
+        if "later_teacher" in task
+    ]
     return "\n".join([*lines, "", f"{note} {'. '.join(budgets)}."])
 
 
