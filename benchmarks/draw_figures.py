@@ -16,9 +16,12 @@ from write_tables import METHOD_NAMES, RESULTS, ROOT, TASK_NAMES  # noqa: E402
 FIGURES = ROOT / "docs" / "figures"
 STYLES = {
     "svd": ("#999999", "o"),
+    "svd_weighted": ("#555555", "o"),
     "autoencoder": ("#a6761d", "v"),
+    "autoencoder_svd_start": ("#e6ab02", "v"),
     "lighttoken_paper": ("#7570b3", "D"),
     "lighttoken": ("#1b9e77", "s"),
+    "lighttoken_uniform": ("#66c2a5", "s"),
     "lighttoken_weighted": ("#00603c", "P"),
     "pq": ("#d95f02", "^"),
     "pq_weighted": ("#8c3b00", "X"),

@@ -1,11 +1,15 @@
 """What looking tokens up in compressed embeddings costs, beside the forward pass of MiniLM-L6; random tables.
 
-Run: python benchmarks/embedding_lookup.py [--markdown FILE]
+    python benchmarks/embedding_lookup.py
+
+The limit is the stock embedding, a copy of rows. Medians of about a second each.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -42,15 +46,20 @@ FORMS: dict[str, dict] = {
 
 
 def main() -> None:
-    """Measure and print the table; write it to a file on request."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--markdown", type=Path, help="file for the table")
-    arguments = parser.parse_args()
+    """Measure and write the results."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/embedding_lookup.json"))
+    options = parser.parse_args()
     torch.manual_seed(SEED)
-    table = markdown_table(measure())
-    print(table)  # noqa: T201
-    if arguments.markdown:
-        arguments.markdown.write_text(table + "\n", encoding="utf-8")
+    results = {
+        "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+        "batches": BATCHES,
+        "milliseconds": measure(),
+    }
+    options.out.write_text(json.dumps(results, indent=1) + "\n")
+    for name, times in results["milliseconds"].items():
+        print(f"{name:50}", *(f"{time:8.3f} ms" for time in times))
 
 
 def measure() -> dict[str, list[float]]:
@@ -100,20 +109,6 @@ def milliseconds(function: Callable[[], object], seconds: float = 1.0) -> float:
         function()
         times.append(1000 * (time.perf_counter() - before))
     return statistics.median(times)
-
-
-def markdown_table(times: dict[str, list[float]]) -> str:
-    """One row for each name; what a lookup adds to the stock one, in percent of the forward pass."""
-    header = [f"{rows} x {tokens} tokens" for rows, tokens in BATCHES]
-    lines = [f"| | {' | '.join(header)} |", "|---|" + "---|" * len(header)]
-    forward, stock = times["MiniLM-L6 forward"], times["nn.Embedding"]
-    for name, values in times.items():
-        cells = [f"{value:.3f} ms" for value in values]
-        if name not in ("MiniLM-L6 forward", "nn.Embedding"):
-            shares = [100 * (value - own) / whole for value, own, whole in zip(values, stock, forward, strict=True)]
-            cells = [f"{cell} ({share:+.1f} %)" for cell, share in zip(cells, shares, strict=True)]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

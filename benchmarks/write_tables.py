@@ -160,9 +160,12 @@ def shapes() -> str:
 
 METHOD_NAMES = {
     "svd": "SVD",
+    "svd_weighted": "SVD, tokens weighted by text",
     "autoencoder": "autoencoder, direction-aware",
+    "autoencoder_svd_start": "the same, begun at SVD",
     "lighttoken_paper": "LightToken, the paper's steps",
     "lighttoken": "LightToken",
+    "lighttoken_uniform": "LightToken, all rows alike",
     "lighttoken_weighted": "LightToken, tokens weighted by text",
     "pq": "product quantization",
     "pq_weighted": "product quantization, tokens weighted by text",
@@ -199,6 +202,88 @@ def embedding_compression_of_task(task: str, runs: dict) -> str:
             lines.append(f"| {name} | {' | '.join(cells)} |")
     dense = runs["dense"]["test"][metric]
     return "\n".join([*lines, "", f"One tagger (MiniLM-L6), {dense:.1f} with its own table of 46.9 MB. One run each."])
+
+
+def embedding_reconstruction() -> str:
+    """How near the vectors of a compressed table are to the original ones, and how long it takes to make."""
+    matrices = json.loads((RESULTS / "embedding_compression.json").read_text())["reconstruction"]
+    return "\n\n".join(embedding_reconstruction_of(matrix, methods) for matrix, methods in matrices.items())
+
+
+def embedding_reconstruction_of(matrix: str, methods: dict) -> str:
+    """One table: methods by ratio."""
+    ratios = sorted({float(ratio) for runs in methods.values() for ratio in runs if ratio != "None"})
+    title = {"minilm": "MiniLM-L6, 30,522 × 384", "mpnet": "all-mpnet-base-v2, 30,527 × 768"}[matrix]
+    lines = [
+        f"| {title}: cosine / RMSE / neighbours | {' | '.join(f'ratio {ratio:g}' for ratio in ratios)} | seconds |",
+        f"|---|{'---:|' * len(ratios)}---:|",
+    ]
+    for method, name in METHOD_NAMES.items():
+        runs = {ratio: run for ratio, run in methods.get(method, {}).items() if "error" not in run}
+        cells = []
+        for ratio in ratios:
+            rounded = ROUNDING_RATIOS.get(method) == ratio
+            run = runs.get("None" if rounded else str(ratio))
+            note = f" (ratio {run['ratio']:.1f})" if run and rounded else ""
+            values = (run["mean_cosine"], run["rmse"], run["neighbour_overlap"]) if run else ()
+            cells.append(" / ".join(f"{value:.3f}" for value in values) + note)
+        if any(cells):
+            seconds = max(run["seconds"] for run in runs.values())
+            lines.append(f"| {name} | {' | '.join(cells)} | {seconds:.0f} |")
+    return "\n".join(lines)
+
+
+def embedding_tuned() -> str:
+    """Scores of a tagger whose token table is replaced: as it is, fine-tuned, and under AlAd."""
+    results = json.loads((RESULTS / "embedding_compression.json").read_text())
+    untuned = results["untuned"]
+    return "\n\n".join(
+        embedding_tuned_of_task(task, untuned[task], arms) for task, arms in results.get("tuned", {}).items()
+    )
+
+
+def embedding_tuned_of_task(task: str, untuned: dict, arms: dict) -> str:
+    """One table: points by arm."""
+    metric = "accuracy" if task == "ewt_pos" else "f1"
+    lines = [
+        f"| {TASK_NAMES[task]} on test | ratio | stored MB | replaced | fine-tuned | AlAd, joint |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    points = sorted(arms["tuned"], key=lambda key: [*["dense", *METHOD_NAMES]].index(key.split("@")[0]))
+    for point in points:
+        method, replaced = point.split("@")[0], untuned[point]
+        size = (f"{replaced['ratio']:.1f}", f"{replaced['bytes'] / 1e6:.2f}") if method != "dense" else ("1", "46.88")
+        scores = [
+            spread([run["test"][metric] for run in arms.get(arm, {}).get(point, {}).values()])
+            if arms.get(arm, {}).get(point)
+            else ""
+            for arm in ("tuned", "alad")
+        ]
+        name = METHOD_NAMES.get(method, "its own table")
+        lines.append(f"| {name} | {' | '.join(size)} | {replaced['test'][metric]:.1f} | {' | '.join(scores)} |")
+    steps = arms["settings"]["steps"]
+    return "\n".join([*lines, "", f"{steps} steps of 32 rows. Mean ± deviation of three seeds; replaced: one run."])
+
+
+def embedding_lookup() -> str:
+    """What a lookup adds to the stock one, in percent of the forward pass."""
+    results = json.loads((RESULTS / "embedding_lookup.json").read_text())
+    times = results["milliseconds"]
+    forward, stock = times.pop("MiniLM-L6 forward"), times.pop("nn.Embedding")
+    lines = [
+        f"| | {' | '.join(f'{rows} × {tokens} tokens' for rows, tokens in results['batches'])} |",
+        f"|---|{'---:|' * len(forward)}",
+        f"| MiniLM-L6, the whole forward pass | {' | '.join(f'{time:.1f} ms' for time in forward)} |",
+        f"| stock lookup in it | {' | '.join(f'{time:.2f} ms' for time in stock)} |",
+    ]
+    for name, values in times.items():
+        cells = [
+            f"{value:.2f} ms ({100 * (value - own) / whole:+.1f} %)"
+            for value, own, whole in zip(values, stock, forward, strict=True)
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    note = f"In brackets what it adds to the forward pass. {results['machine']}, torch {results['torch']}."
+    return "\n".join([*lines, "", note])
 
 
 GRAFTING_NAMES = {
@@ -271,6 +356,11 @@ def grafting_recovered() -> str:
 def other_layers() -> str:
     """Scores of students with other layers, before and after training."""
     return _trained_layers("other_layers", list(RECOVERIES))
+
+
+def schedules() -> str:
+    """Scores of one graft, trained at once and in parts."""
+    return _trained_layers("schedules", list(RECOVERIES))
 
 
 def _trained_layers(results: str, recoveries: list[str]) -> str:
@@ -435,14 +525,24 @@ TABLES = {
     "speed": speed,
     "shapes": shapes,
     "embedding_compression": embedding_compression,
+    "embedding_reconstruction": embedding_reconstruction,
+    "embedding_tuned": embedding_tuned,
+    "embedding_lookup": embedding_lookup,
     "grafting": grafting,
     "grafting_recovered": grafting_recovered,
     "other_layers": other_layers,
+    "schedules": schedules,
     "grafting_mpnet": grafting_mpnet,
     "small_students": small_students,
     "recursive_students": recursive_students,
 }
-RESULTS_OF = {"grafting_recovered": "grafting", "small_students": "grafting", "shapes": "speed"}
+RESULTS_OF = {
+    "grafting_recovered": "grafting",
+    "small_students": "grafting",
+    "shapes": "speed",
+    "embedding_reconstruction": "embedding_compression",
+    "embedding_tuned": "embedding_compression",
+}
 """The results file of a table, where it has another name."""
 
 
