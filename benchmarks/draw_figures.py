@@ -19,6 +19,7 @@ STYLES = {
     "svd_weighted": ("#555555", "o"),
     "autoencoder": ("#a6761d", "v"),
     "autoencoder_svd_start": ("#e6ab02", "v"),
+    "autoencoder_weighted": ("#664916", "<"),
     "lighttoken_paper": ("#7570b3", "D"),
     "lighttoken": ("#1b9e77", "s"),
     "lighttoken_uniform": ("#66c2a5", "s"),

@@ -37,6 +37,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "svd": {"method": "svd"},
     "svd_weighted": {"method": "svd", "weights": "text"},
     "autoencoder": {"method": "autoencoder"},
+    "autoencoder_weighted": {"method": "autoencoder", "weights": "text"},
     "autoencoder_svd_start": {"method": "autoencoder", "start": "svd"},
     "lighttoken_paper": {
         "method": "lighttoken",
@@ -86,7 +87,10 @@ class Results:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.data: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-        self.check_settings(self.data, {"methods": METHODS})
+        # A method that an older file knows nothing of is no contradiction.
+        known = self.data.get("settings", {}).get("methods", {})
+        self.check_settings(self.data, {"methods": {name: METHODS.get(name) for name in known or METHODS}})
+        self.data["settings"] = {"methods": METHODS}
 
     def check_settings(self, section: dict[str, Any], settings: dict[str, Any]) -> None:
         """Settings that were others when the section was begun end the run."""

@@ -163,6 +163,7 @@ METHOD_NAMES = {
     "svd_weighted": "SVD, tokens weighted by text",
     "autoencoder": "autoencoder, direction-aware",
     "autoencoder_svd_start": "the same, begun at SVD",
+    "autoencoder_weighted": "autoencoder, tokens weighted by text",
     "lighttoken_paper": "LightToken, the paper's steps",
     "lighttoken": "LightToken",
     "lighttoken_uniform": "LightToken, all rows alike",

@@ -29,6 +29,7 @@ def train_autoencoder(
     final_epochs: int = 10,
     batch_size: int = 32,
     learning_rate: float = 1e-3,
+    row_weights: torch.Tensor | None = None,
     seed: int = 0,
     loss: Loss | None = None,
     progress: bool = True,
@@ -45,6 +46,8 @@ def train_autoencoder(
         final_epochs: Passes with a power of 0.1 after them.
         batch_size: Rows a step.
         learning_rate: Of Adam, at the beginning.
+        row_weights: (rows,) non-negative: rows are drawn as often as that, so that their losses count so much. None:
+            each row once a pass, as published.
         seed: Of the random start and of the order of rows.
         loss: Another loss of (reconstructed, original, power); None: `direction_loss`.
         progress: Show a progress bar.
@@ -58,14 +61,18 @@ def train_autoencoder(
     if start not in ("random", "svd"):
         raise ValueError(f'start must be "random" or "svd", got {start!r}.')
     generator = torch.Generator().manual_seed(seed)
-    encoder, decoder = _maps(matrix, rank, start, generator)
+    encoder, decoder = _maps(matrix, rank, start, row_weights, generator)
     parameters = [*encoder, *decoder]
     optimizer = torch.optim.Adam(parameters, lr=learning_rate, fused=True)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, step_size=4, gamma=0.5)
     with torch.enable_grad():
         for epoch in tqdm(range(epochs + final_epochs), desc="Autoencoder", disable=not progress):
             power = power_at(epoch, epochs)
-            for batch in matrix[torch.randperm(rows, generator=generator)].split(batch_size):
+            if row_weights is None:
+                order = torch.randperm(rows, generator=generator)
+            else:
+                order = torch.multinomial(row_weights, rows, replacement=True, generator=generator)
+            for batch in matrix[order].split(batch_size):
                 reconstructed = functional.linear(functional.linear(batch, *encoder), *decoder)
                 gradients = torch.autograd.grad((loss or direction_loss)(reconstructed, batch, power), parameters)
                 for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -105,12 +112,12 @@ def _power_of(difference: torch.Tensor, power: float) -> torch.Tensor:
 
 
 def _maps(
-    matrix: torch.Tensor, rank: int, start: str, generator: torch.Generator
+    matrix: torch.Tensor, rank: int, start: str, row_weights: torch.Tensor | None, generator: torch.Generator
 ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """Weight and bias of the encoder and of the decoder, trainable."""
     columns = matrix.shape[1]
     if start == "svd":
-        basis = truncated_svd(matrix, rank).decoder
+        basis = truncated_svd(matrix, rank, row_weights=row_weights).decoder
         maps = [basis.T, matrix.new_zeros(rank), basis, matrix.new_zeros(columns)]
     else:
         maps = []

@@ -61,7 +61,7 @@ def compress_embeddings(
         factor_dtype: "float16" or "float32": how factors, decoders and codebooks are stored, and counted.
         row_weights: (vocabulary,) non-negative: how much each token counts; `token_weights` makes them of text, which
             is the option to try first. None: for "lighttoken" `order_weights`, for the others all alike.
-            "autoencoder", "int8" and "int4" take none.
+            "int8" and "int4" take none.
         seed: Of all that is drawn; the same seed gives the same codes on the same machine.
         progress: Show progress bars.
         **options: Of the method. They fix sizes that the budget would choose, and one of `rank`, `bits` and
@@ -228,7 +228,14 @@ def _svd(task: _Task, *, rank: int | None = None, centred: bool = False) -> Made
 
 def _autoencoder(task: _Task, *, rank: int | None = None, **training: Any) -> Made:
     sizes = low_rank_sizes(*task.shape, task.budget, bias=True, factor_dtype=task.factor_dtype, rank=rank)
-    factors = train_autoencoder(task.table, sizes["rank"], seed=task.seed, progress=task.progress, **training)
+    factors = train_autoencoder(
+        task.table,
+        sizes["rank"],
+        row_weights=task.row_weights,
+        seed=task.seed,
+        progress=task.progress,
+        **training,
+    )
     embedding = LowRankEmbedding.from_factors(
         factors.latents, factors.decoder, factors.bias, factor_dtype=task.factor_dtype
     )
@@ -337,7 +344,7 @@ def _int4(task: _Task, *, clipping: bool = True) -> Made:
 _TRAINING = ("start", "epochs", "final_epochs", "batch_size", "learning_rate")
 _METHODS = {
     "svd": _Method(_svd, ("rank", "centred"), "rank", reads_weights=True),
-    "autoencoder": _Method(_autoencoder, ("rank", *_TRAINING), "rank", reads_weights=False),
+    "autoencoder": _Method(_autoencoder, ("rank", *_TRAINING), "rank", reads_weights=True),
     "lighttoken": _Method(
         _lighttoken, ("rank", "bits", "stages", "start", "refinement", "balance"), "bits", reads_weights=True
     ),

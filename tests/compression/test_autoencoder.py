@@ -87,6 +87,33 @@ def test_svd_start_begins_at_the_svd():
     torch.testing.assert_close(untrained.dense(), truncated_svd(table, 4).dense(), atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("start", ["random", "svd"])
+def test_rows_that_weigh_more_get_better_directions(start):
+    table, weights = power_law_table(), torch.ones(400)
+    weights[:40] = 50.0
+    cosines = []
+    for given in (None, weights):
+        factors = train_autoencoder(
+            table, 4, start=start, batch_size=8, learning_rate=0.01, row_weights=given, progress=False
+        )
+        cosines.append(functional.cosine_similarity(factors.dense(), table))
+
+    assert cosines[1][:40].mean() > cosines[0][:40].mean() + 0.03
+    assert cosines[1][40:].mean() < cosines[0][40:].mean()
+
+
+def test_rows_without_weight_are_never_read():
+    table, weights = power_law_table(64), torch.ones(64)
+    weights[32:] = 0.0
+    other = torch.cat([table[:32], torch.randn(32, 16)])
+    decoders = [
+        train_autoencoder(each, 4, epochs=2, final_epochs=0, row_weights=weights, progress=False).decoder
+        for each in (table, other)
+    ]
+
+    assert torch.equal(*decoders)
+
+
 def test_seed_decides():
     def latents(seed):
         return train_autoencoder(power_law_table(64), 4, epochs=1, final_epochs=0, seed=seed, progress=False).latents
