@@ -21,6 +21,8 @@ NORM_WEIGHT, ANGLE_WEIGHT = 1.0, 1.5
 _FIRST_TEMPERATURE, _LAST_TEMPERATURE = 1.0, 0.05
 _BATCH, _EPOCHS, _LEARNING_RATE = 256, 8, 3e-3
 _DEAD_SHARE = 0.01
+_NEAR_ENOUGH = 0.001
+"""Relative squared error, a cosine of 0.9995, below which a row has no claim on balance."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ def binary_factors(
         refinement: Rounds; 0 keeps the codes.
         row_weights: (rows,) non-negative; squared errors of rows count so much. None: all alike.
         balance: Power p of reweighting rows in refinement, before every fit of the decoders, by
-            (squared error / squared norm) ** p / squared norm: for rows that fare worst. 0: none.
+            (squared error / squared norm + 0.001) ** p / squared norm: for rows that fare worst. 0: none. Without
+            the constant, a few rows of a table that is all but exact would count for everything.
         seed: Of the autoencoders, rotations and orders.
         progress: Show a progress bar.
 
@@ -221,7 +224,7 @@ def _balanced(
     if not balance:
         return row_weights
     norms = matrix.square().sum(dim=1).clamp(min=1e-12)
-    weights = ((matrix - approximation).square().sum(dim=1) / norms) ** balance / norms
+    weights = ((matrix - approximation).square().sum(dim=1) / norms + _NEAR_ENOUGH) ** balance / norms
     weights = weights if row_weights is None else weights * row_weights
     return weights / weights.mean()
 

@@ -127,6 +127,14 @@ def test_balance_and_weights_help_the_rows_that_they_are_for():
     assert cosine_of_odd(balance=3.0) > plain + 0.02
 
 
+def test_balance_spoils_nothing_where_all_rows_are_near():
+    table = power_law_table()
+    table[-3:] *= 8
+    made = factors(table, 150, start="transform", refinement=1, balance=2.0).dense()
+
+    assert ((made - table).square().sum(dim=1) / table.square().sum(dim=1)).max() < 0.01
+
+
 def test_dead_bits_are_counted():
     made = factors(power_law_table(), 24)
     assert made.dead_bits == 0
