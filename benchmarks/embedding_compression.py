@@ -182,7 +182,9 @@ def tune(experiment: Experiment, folder: Path, arm: str, seed: int) -> dict[str,
         model = AutoModelForTokenClassification.from_pretrained(folder)
         rows = experiment.rows
     else:
-        model = AlAdForTokenClassification.from_student_pretrained(str(folder), teacher=experiment.teacher())
+        model = AlAdForTokenClassification.from_student_pretrained(
+            str(folder), teacher=experiment.teacher(), tokenizer=experiment.tokenizer
+        )
         model.detach_teacher()
         rows = experiment.training_rows("joint")
     fit = experiment.fit(
