@@ -24,6 +24,7 @@ STYLES = {
     "lighttoken": ("#1b9e77", "s"),
     "lighttoken_uniform": ("#66c2a5", "s"),
     "lighttoken_weighted": ("#00603c", "P"),
+    "lighttoken_domain": ("#00a0a0", "p"),
     "pq": ("#d95f02", "^"),
     "pq_weighted": ("#8c3b00", "X"),
     "int8": ("#000000", "*"),

@@ -7,8 +7,8 @@
 - tuned: the same tagger fine-tuned on the labels with its compressed table, codes fixed and factors trained, for the
   same steps by every method; and with AlAd on top, joint with the student, on labels and unlabelled text.
 
-Everything is decided on dev. "weighted" methods count rows by `token_weights` of general English text. Results are
-added to the JSON file run by run, so that a stopped run goes on.
+Everything is decided on dev. "weighted" methods count rows by `token_weights` of general English text, "domain" by
+those of the task's unlabelled text. Results are added to the JSON file run by run, so that a stopped run goes on.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "lighttoken": {"method": "lighttoken"},
     "lighttoken_uniform": {"method": "lighttoken", "weights": "uniform"},
     "lighttoken_weighted": {"method": "lighttoken", "weights": "text"},
+    "lighttoken_domain": {"method": "lighttoken", "weights": "domain"},
     "pq": {"method": "pq"},
     "pq_weighted": {"method": "pq", "weights": "text"},
     "int8": {"method": "int8"},
@@ -67,18 +68,18 @@ def points(options: argparse.Namespace) -> list[tuple[str, float | None]]:
     ]
 
 
-def arguments(name: str, ratio: float | None, weights: torch.Tensor, seed: int) -> dict[str, Any]:
+def arguments(name: str, ratio: float | None, weights: dict[str, torch.Tensor], seed: int) -> dict[str, Any]:
     """Keyword arguments of `compress_table` for a method of this benchmark."""
     settings = dict(METHODS[name])
-    kinds = {"text": weights, "uniform": torch.ones_like(weights), None: None}
-    given = {"row_weights": kinds[settings.pop("weights", None)]}
+    kind = settings.pop("weights", None)
+    given = {"row_weights": weights[kind] if kind else None}
     return {**settings, **given, "ratio": ratio, "seed": seed, "progress": False}
 
 
-def english_weights(data: Path, source: str, rows: int) -> torch.Tensor:
-    """Weights of a model's tokens from general text."""
+def general_weights(data: Path, source: str, rows: int) -> dict[str, torch.Tensor]:
+    """Weights of a model's tokens that know nothing of a task, by kind."""
     lines = (data / TEXT).read_text(encoding="utf-8").splitlines()
-    return token_weights(lines, AutoTokenizer.from_pretrained(source), rows)
+    return {"text": token_weights(lines, AutoTokenizer.from_pretrained(source), rows), "uniform": torch.ones(rows)}
 
 
 class Results:
@@ -116,8 +117,10 @@ def reconstruct(options: argparse.Namespace, results: Results) -> None:
     for matrix in options.matrices:
         source = resolve_pretrained(MATRICES[matrix])
         table = embedding_table(AutoModel.from_pretrained(source, add_pooling_layer=False)).detach()
-        weights = english_weights(options.data, source, len(table))
+        weights = general_weights(options.data, source, len(table))
         for name, ratio in points(options):
+            if METHODS[name].get("weights") == "domain":  # which there is none of
+                continue
             section = results.section("reconstruction", matrix, name)
             if str(ratio) in section:
                 continue
@@ -129,7 +132,8 @@ def reconstruct(options: argparse.Namespace, results: Results) -> None:
                 continue
             seconds = time.perf_counter() - begin
             cosines = torch.nn.functional.cosine_similarity(table, embedding.dense(), dim=1)
-            record["text_cosine"] = ((weights**2 * cosines).sum() / (weights**2).sum()).item()  # by count
+            counts = weights["text"] ** 2
+            record["text_cosine"] = ((counts * cosines).sum() / counts.sum()).item()
             results.put(section, str(ratio), record | {"seconds": round(seconds, 1)})
             print(
                 f"{matrix} {name:22} ratio {record['ratio']:6.2f} cosine {record['mean_cosine']:.4f} in text "
@@ -143,7 +147,9 @@ def run_task(options: argparse.Namespace, results: Results, task: str) -> None:
     """The other parts, on one task."""
     experiment = Experiment(options, "minilm", task)
     teacher = experiment.teacher()
-    weights = english_weights(options.data, experiment.teacher_source, len(embedding_table(teacher)))
+    rows = len(embedding_table(teacher))
+    weights = general_weights(options.data, experiment.teacher_source, rows)
+    weights["domain"] = token_weights(experiment.task.lines, experiment.tokenizer, rows)
     untuned = results.section("untuned", task)
     if "dense" not in untuned:
         results.put(untuned, "dense", scores(experiment, teacher))

@@ -168,6 +168,7 @@ METHOD_NAMES = {
     "lighttoken": "LightToken",
     "lighttoken_uniform": "LightToken, all rows alike",
     "lighttoken_weighted": "LightToken, tokens weighted by text",
+    "lighttoken_domain": "LightToken, tokens weighted by text of the domain",
     "pq": "product quantization",
     "pq_weighted": "product quantization, tokens weighted by text",
     "int8": "int8",
