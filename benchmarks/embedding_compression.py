@@ -59,7 +59,7 @@ TEXT = "distill_text/ewt_train.txt"
 STEPS = 102
 EVALUATIONS = 3
 LEARNING_RATES = {"tuned": 1e-4, "alad": 2e-4}
-"""That of AlAd was picked from 5e-4 and 2e-4 on dev of WNUT-17 with seed 0, over LightToken at ratio 100 and SVD at 25."""
+"""That of AlAd was picked from two on dev of WNUT-17 with seed 0, over LightToken at ratio 100 and SVD at 25."""
 
 
 def points(options: argparse.Namespace) -> list[tuple[str, float | None]]:
