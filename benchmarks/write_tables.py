@@ -340,6 +340,8 @@ RECOVERY_NAMES = {arm: f"{name}, not refitted" for arm, name in GRAFTING_NAMES.i
     "width_refit": "keep all layers, prune heads and neurons to that share, refitted",
 }
 
+SCHEDULES = ("one_by_one", "progressive")
+"""Ends of the names of arms that were run again, on mended code, in the second run."""
 
 RECOVERIES = {
     "before": "untrained",
@@ -352,26 +354,22 @@ RECOVERIES = {
 
 def grafting_recovered() -> str:
     """Scores of the same students after training, by labels alone, by distillation and under AlAd."""
-    return _trained_layers("grafting", [name for name in RECOVERIES if name != "before"])
+    recoveries = [name for name in RECOVERIES if name != "before"]
+    return _trained_layers("grafting", recoveries, [arm for arm in RECOVERY_NAMES if not arm.endswith(SCHEDULES)])
 
 
 def other_layers() -> str:
-    """Scores of students with other layers, before and after training."""
-    return _trained_layers("other_layers", list(RECOVERIES))
+    """Scores of the second run: students with other layers and by other schedules, before and after training."""
+    return _trained_layers("other_layers", list(RECOVERIES), list(RECOVERY_NAMES))
 
 
-def schedules() -> str:
-    """Scores of one graft, trained at once and in parts."""
-    return _trained_layers("schedules", list(RECOVERIES))
-
-
-def _trained_layers(results: str, recoveries: list[str]) -> str:
+def _trained_layers(results: str, recoveries: list[str], arms: list[str]) -> str:
     tasks = json.loads((RESULTS / f"{results}.json").read_text())["runs"]
-    tables = (_trained_layers_of_task(task, entry, recoveries) for task, entry in tasks.items())
+    tables = (_trained_layers_of_task(task, entry, recoveries, arms) for task, entry in tasks.items())
     return "\n\n".join(filter(None, tables))
 
 
-def _trained_layers_of_task(task: str, entry: dict, recoveries: list[str]) -> str:
+def _trained_layers_of_task(task: str, entry: dict, recoveries: list[str], arms: list[str]) -> str:
     """One table: ways by depth and by what they are trained with; "" where nothing was trained."""
     metric = entry["metric"]
     columns = [
@@ -382,14 +380,14 @@ def _trained_layers_of_task(task: str, entry: dict, recoveries: list[str]) -> st
     ]
     heads = [f"{depth} layers, {RECOVERIES[recovery]}" for depth, recovery in columns]
     lines = [f"| {TASK_NAMES[task]} on test | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
-    for arm, name in RECOVERY_NAMES.items():
+    for arm in arms:
         cells = []
         for depth, recovery in columns:
             runs = entry["depths"][depth].get(arm, {}).get(recovery, {})
             runs = [runs] if runs and recovery == "before" else runs.values()
             cells.append(spread([run["test"][metric] for run in runs]) if runs else "")
         if any(cells):
-            lines.append(f"| {name} | {' | '.join(cells)} |")
+            lines.append(f"| {RECOVERY_NAMES[arm]} | {' | '.join(cells)} |")
     if len(lines) == 2:
         return ""
     note = f"The 6-layer teacher has {entry['teacher']['test'][metric]:.1f}. {entry['steps']} steps of 32 rows."
@@ -533,7 +531,6 @@ TABLES = {
     "grafting": grafting,
     "grafting_recovered": grafting_recovered,
     "other_layers": other_layers,
-    "schedules": schedules,
     "grafting_mpnet": grafting_mpnet,
     "small_students": small_students,
     "recursive_students": recursive_students,
