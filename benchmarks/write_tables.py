@@ -238,7 +238,8 @@ def embedding_reconstruction_of(matrix: str, methods: dict) -> str:
 def embedding_tuned() -> str:
     """Scores of a tagger whose token table is replaced: as it is, fine-tuned, and under AlAd."""
     results = json.loads((RESULTS / "embedding_compression.json").read_text())
-    untuned = results["untuned"]
+    # A tagger that was trained anew for this part has untuned scores of its own.
+    untuned = results["untuned"] | results.get("untuned_second_tagger", {})
     return "\n\n".join(
         embedding_tuned_of_task(task, untuned[task], arms) for task, arms in results.get("tuned", {}).items()
     )
@@ -264,7 +265,8 @@ def embedding_tuned_of_task(task: str, untuned: dict, arms: dict) -> str:
         name = METHOD_NAMES.get(method, "its own table")
         lines.append(f"| {name} | {' | '.join(size)} | {replaced['test'][metric]:.1f} | {' | '.join(scores)} |")
     steps = arms["settings"]["steps"]
-    return "\n".join([*lines, "", f"{steps} steps of 32 rows. Mean ± deviation of three seeds; replaced: one run."])
+    note = f"{steps} steps of 32 rows. Mean ± deviation of three seeds; replaced: one run."
+    return "\n".join([*lines, "", note])
 
 
 def embedding_lookup() -> str:
