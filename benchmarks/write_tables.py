@@ -188,7 +188,7 @@ def embedding_compression_of_task(task: str, runs: dict) -> str:
     """One table: methods by ratio."""
     metric = "accuracy" if task == "ewt_pos" else "f1"
     found = {tuple(key.split("@")): run for key, run in runs.items() if "@" in key and "error" not in run}
-    ratios = sorted({float(ratio) for _, ratio in found if ratio != "None"})
+    ratios = sorted({ROUNDING_RATIOS[method] if ratio == "None" else float(ratio) for method, ratio in found})
     lines = [
         f"| {TASK_NAMES[task]} on test / mean cosine | {' | '.join(f'ratio {ratio:g}' for ratio in ratios)} |",
         f"|---|{'---:|' * len(ratios)}",
