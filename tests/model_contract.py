@@ -81,7 +81,8 @@ class ModelContract:
             with torch.no_grad():
                 outputs = model(**expected["inputs"])
             result = {expression}
-            assert torch.equal(result, expected["result"]), "other results"
+            # Another process: the last bit of a sum depends on where its numbers lie in memory.
+            torch.testing.assert_close(result, expected["result"], rtol=0, atol=1e-6)
             model.save_pretrained("again")
             print("same")
         """

@@ -87,7 +87,9 @@ class TestAlAdOverIt:
             sys.modules["alad_hf"] = None  # any import of the package fails
             model = transformers.AutoModelForTokenClassification.from_pretrained("model", trust_remote_code=True)
             expected = torch.load("expected.pt")
-            assert torch.equal(model(**expected["inputs"]).logits, expected["result"])
+            logits = model(**expected["inputs"]).logits
+            # Another process: the last bit of a sum depends on where its numbers lie in memory.
+            torch.testing.assert_close(logits, expected["result"], rtol=0, atol=1e-6)
         """
         environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules"), "PYTHONPATH": ""}
         done = subprocess.run(
