@@ -10,8 +10,9 @@ import json
 import matplotlib
 
 matplotlib.use("Agg")
+from embedding_tables import METHOD_NAMES  # noqa: E402
 from matplotlib import pyplot  # noqa: E402
-from write_tables import METHOD_NAMES, RESULTS, ROOT, TASK_NAMES  # noqa: E402
+from table_parts import RESULTS, ROOT, TASK_NAMES  # noqa: E402
 
 FIGURES = ROOT / "docs" / "figures"
 CURVE = 5

@@ -10,10 +10,14 @@ from __future__ import annotations
 import json
 import re
 import statistics
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
+from embedding_tables import (
+    embedding_compression,
+    embedding_lookup,
+    embedding_reconstruction,
+    embedding_tuned,
+)
+from table_parts import RESULTS, ROOT, TASK_NAMES, spread
 
 ARM_NAMES = {
     "teacher": "teacher: {teacher}, fine-tuned",
@@ -30,18 +34,6 @@ PAIR_NAMES = {
     "minilm": {"teacher": "MiniLM-L6", "student": "its first 2 layers"},
     "mpnet": {"teacher": "all-mpnet-base-v2", "student": "MiniLM-L6"},
 }
-TASK_NAMES = {
-    "wnut17": "WNUT-17, F1",
-    "ncbi_disease": "NCBI-disease, F1",
-    "ewt_pos": "UD-EWT POS, accuracy",
-    "qa": "XQuAD, F1",
-}
-
-
-def spread(values: list[float]) -> str:
-    """Mean and standard deviation."""
-    mean = statistics.mean(values)
-    return f"{mean:.1f} ± {statistics.stdev(values):.1f}" if len(values) > 1 else f"{mean:.1f}"
 
 
 def recovery() -> str:
@@ -155,138 +147,6 @@ def shapes() -> str:
             cells.append(f"{time:.1f} ({time / whole:.2f})")
         lines.append(f"| {student} | {' | '.join(cells)} |")
     note = f"Sentences × tokens of one batch. MiniLM-L6, {results['machine']}, torch {results['torch']}."
-    return "\n".join([*lines, "", note])
-
-
-METHOD_NAMES = {
-    "svd": "SVD",
-    "svd_weighted": "SVD, tokens weighted by text",
-    "autoencoder": "autoencoder, direction-aware",
-    "autoencoder_svd_start": "the same, begun at SVD",
-    "autoencoder_weighted": "autoencoder, tokens weighted by text",
-    "lighttoken_paper": "LightToken, the paper's steps",
-    "lighttoken": "LightToken",
-    "lighttoken_uniform": "LightToken, all rows alike",
-    "lighttoken_weighted": "LightToken, tokens weighted by text",
-    "lighttoken_domain": "LightToken, tokens weighted by text of the domain",
-    "pq": "product quantization",
-    "pq_weighted": "product quantization, tokens weighted by text",
-    "int8": "int8",
-    "int4": "int4",
-}
-ROUNDING_RATIOS = {"int8": 5, "int4": 10}
-"""The column nearest to what rounding takes."""
-
-
-def embedding_compression() -> str:
-    """Scores of a tagger whose token table is replaced, nothing tuned afterwards."""
-    tasks = json.loads((RESULTS / "embedding_compression.json").read_text())["untuned"]
-    return "\n\n".join(embedding_compression_of_task(task, runs) for task, runs in tasks.items())
-
-
-def embedding_compression_of_task(task: str, runs: dict) -> str:
-    """One table: methods by ratio."""
-    metric = "accuracy" if task == "ewt_pos" else "f1"
-    found = {tuple(key.split("@")): run for key, run in runs.items() if "@" in key and "error" not in run}
-    ratios = sorted({ROUNDING_RATIOS[method] if ratio == "None" else float(ratio) for method, ratio in found})
-    lines = [
-        f"| {TASK_NAMES[task]} on test / mean cosine | {' | '.join(f'ratio {ratio:g}' for ratio in ratios)} |",
-        f"|---|{'---:|' * len(ratios)}",
-    ]
-    for method, name in METHOD_NAMES.items():
-        cells = []
-        for ratio in ratios:
-            rounded = ROUNDING_RATIOS.get(method) == ratio
-            run = found.get((method, "None" if rounded else str(ratio)))
-            note = f" (ratio {run['ratio']:.1f})" if run and rounded else ""
-            cells.append(f"{run['test'][metric]:.1f} / {run['mean_cosine']:.3f}{note}" if run else "")
-        if any(cells):
-            lines.append(f"| {name} | {' | '.join(cells)} |")
-    dense = runs["dense"]["test"][metric]
-    return "\n".join([*lines, "", f"One tagger (MiniLM-L6), {dense:.1f} with its own table of 46.9 MB. One run each."])
-
-
-def embedding_reconstruction() -> str:
-    """How near the vectors of a compressed table are to the original ones, and how long it takes to make."""
-    matrices = json.loads((RESULTS / "embedding_compression.json").read_text())["reconstruction"]
-    return "\n\n".join(embedding_reconstruction_of(matrix, methods) for matrix, methods in matrices.items())
-
-
-def embedding_reconstruction_of(matrix: str, methods: dict) -> str:
-    """One table: methods by ratio."""
-    ratios = sorted({float(ratio) for runs in methods.values() for ratio in runs if ratio != "None"})
-    title = {"minilm": "MiniLM-L6, 30,522 × 384", "mpnet": "all-mpnet-base-v2, 30,527 × 768"}[matrix]
-    lines = [
-        f"| {title}: cosine / RMSE / neighbours | {' | '.join(f'ratio {ratio:g}' for ratio in ratios)} | seconds |",
-        f"|---|{'---:|' * len(ratios)}---:|",
-    ]
-    for method, name in METHOD_NAMES.items():
-        runs = {ratio: run for ratio, run in methods.get(method, {}).items() if "error" not in run}
-        cells = []
-        for ratio in ratios:
-            rounded = ROUNDING_RATIOS.get(method) == ratio
-            run = runs.get("None" if rounded else str(ratio))
-            note = f" (ratio {run['ratio']:.1f})" if run and rounded else ""
-            values = (run["mean_cosine"], run["rmse"], run["neighbour_overlap"]) if run else ()
-            cells.append(" / ".join(f"{value:.3f}" for value in values) + note)
-        if any(cells):
-            seconds = max(run["seconds"] for run in runs.values())
-            lines.append(f"| {name} | {' | '.join(cells)} | {seconds:.0f} |")
-    return "\n".join(lines)
-
-
-def embedding_tuned() -> str:
-    """Scores of a tagger whose token table is replaced: as it is, fine-tuned, and under AlAd."""
-    results = json.loads((RESULTS / "embedding_compression.json").read_text())
-    # A tagger that was trained anew for this part has untuned scores of its own.
-    untuned = results["untuned"] | results.get("untuned_second_tagger", {})
-    return "\n\n".join(
-        embedding_tuned_of_task(task, untuned[task], arms) for task, arms in results.get("tuned", {}).items()
-    )
-
-
-def embedding_tuned_of_task(task: str, untuned: dict, arms: dict) -> str:
-    """One table: points by arm."""
-    metric = "accuracy" if task == "ewt_pos" else "f1"
-    lines = [
-        f"| {TASK_NAMES[task]} on test | ratio | stored MB | replaced | fine-tuned | AlAd, joint |",
-        "|---|---:|---:|---:|---:|---:|",
-    ]
-    points = sorted(arms["tuned"], key=lambda key: [*["dense", *METHOD_NAMES]].index(key.split("@")[0]))
-    for point in points:
-        method, replaced = point.split("@")[0], untuned[point]
-        size = (f"{replaced['ratio']:.1f}", f"{replaced['bytes'] / 1e6:.2f}") if method != "dense" else ("1", "46.88")
-        scores = [
-            spread([run["test"][metric] for run in arms.get(arm, {}).get(point, {}).values()])
-            if arms.get(arm, {}).get(point)
-            else ""
-            for arm in ("tuned", "alad")
-        ]
-        name = METHOD_NAMES.get(method, "its own table")
-        lines.append(f"| {name} | {' | '.join(size)} | {replaced['test'][metric]:.1f} | {' | '.join(scores)} |")
-    steps = arms["settings"]["steps"]
-    note = f"{steps} steps of 32 rows. Mean ± deviation of three seeds; replaced: one run."
-    return "\n".join([*lines, "", note])
-
-
-def embedding_lookup() -> str:
-    """What a lookup adds to the stock one, in percent of the forward pass."""
-    results = json.loads((RESULTS / "embedding_lookup.json").read_text())
-    times = results["milliseconds"]
-    forward, stock = times.pop("MiniLM-L6 forward"), times.pop("nn.Embedding")
-    lines = [
-        f"| | {' | '.join(f'{rows} × {tokens} tokens' for rows, tokens in results['batches'])} |",
-        f"|---|{'---:|' * len(forward)}",
-        f"| MiniLM-L6, the whole forward pass | {' | '.join(f'{time:.1f} ms' for time in forward)} |",
-        f"| stock lookup in it | {' | '.join(f'{time:.2f} ms' for time in stock)} |",
-    ]
-    for name, values in times.items():
-        cells = [
-            f"{value:.2f} ms ({100 * (value - own) / whole:+.1f} %)"
-            for value, own, whole in zip(values, stock, forward, strict=True)
-        ]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    note = f"In brackets what it adds to the forward pass. {results['machine']}, torch {results['torch']}."
     return "\n".join([*lines, "", note])
 
 
