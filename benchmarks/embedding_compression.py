@@ -8,7 +8,8 @@
   same steps by every method; and with AlAd on top, joint with the student, on labels and unlabelled text.
 
 Everything is decided on dev. "weighted" methods count rows by `token_weights` of general English text, "domain" by
-those of the task's unlabelled text. Results are added to the JSON file run by run, so that a stopped run goes on.
+those of the task's unlabelled text. LightToken keeps some rows by themselves, which is its default, and "none_kept"
+turns off. Results are added to the JSON file run by run, so that a stopped run goes on.
 """
 
 from __future__ import annotations
@@ -44,14 +45,17 @@ METHODS: dict[str, dict[str, Any]] = {
         "start": "autoencoder",
         "rank": 4,
         "refinement": 0,
+        "kept_rows": 0,
         "weights": "uniform",
     },
+    "lighttoken_none_kept": {"method": "lighttoken", "kept_rows": 0},
+    "lighttoken_weighted_none_kept": {"method": "lighttoken", "kept_rows": 0, "weights": "text"},
     "lighttoken": {"method": "lighttoken"},
-    "lighttoken_uniform": {"method": "lighttoken", "weights": "uniform"},
     "lighttoken_weighted": {"method": "lighttoken", "weights": "text"},
     "lighttoken_domain": {"method": "lighttoken", "weights": "domain"},
     "pq": {"method": "pq"},
     "pq_weighted": {"method": "pq", "weights": "text"},
+    "pq_weighted_kept": {"method": "pq", "kept_rows": 476, "weights": "text"},
     "int8": {"method": "int8"},
     "int4": {"method": "int4"},
 }

@@ -46,7 +46,7 @@ TASKS = {
     "wnut17": TaskSettings("wnut17", ("wnut17_train", "ewt_train"), text_rows=8_000, epochs=3, batch_size=32),
     "ncbi_disease": TaskSettings("ncbi_disease", ("biomed_train",), text_rows=8_000, epochs=2, batch_size=32),
     "ewt_pos": TaskSettings("ud_ewt_pos", ("ewt_train", "wnut17_train"), text_rows=8_000, epochs=1, batch_size=32),
-    "qa": TaskSettings("squadshifts_new_wiki/new_wiki_v1.0.json", (), text_rows=4_000, epochs=1, batch_size=16),
+    "qa": TaskSettings("squadshifts_new_wiki/new_wiki_v1.0.json", (), text_rows=2_000, epochs=1, batch_size=16),
 }
 
 

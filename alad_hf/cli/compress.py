@@ -27,7 +27,7 @@ _OPTIONS_OF: dict[str, tuple[str, ...]] = {
     "recursive": ("num_layers", "embedding_size", "num_bytes", "text"),
 }
 _OPTIONS_OF_EMBEDDINGS = ("ratio", "num_bytes", "seed")
-_WEIGHTED_BY_TEXT = ("svd", "lighttoken", "pq")
+_WEIGHTED_BY_TEXT = ("svd", "autoencoder", "lighttoken", "pq")
 
 
 @verb()
@@ -39,8 +39,8 @@ def compress(
         typer.Option(
             help="truncate: keep some layers; graft: merge neighbouring layers; prune: keep the most important heads "
             "and neurons; recursive: one layer that is called many times. The others compress the token embeddings: "
-            "svd, autoencoder, lighttoken (binary codes), pq (product quantization), int8, int4; with --text, tokens "
-            "of svd, lighttoken and pq count as often as they occur."
+            "svd, autoencoder, lighttoken (binary codes), pq (product quantization), int8, int4; with --text, the "
+            "first four serve tokens the better the more often they occur."
         ),
     ],
     layers: Annotated[

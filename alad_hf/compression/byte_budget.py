@@ -11,6 +11,7 @@ from ..models.compressed_embeddings import build_embedding
 from .product_quantization import MAX_CENTROIDS
 
 FACTOR_BYTES = {"float32": 4, "float16": 2}
+_BYTES_OF_AN_ID = 4
 _FEWEST_CENTROIDS = 16
 _MOST_BITS_PER_COLUMN = 16
 _MOST_FILLING_RANK = 8
@@ -159,6 +160,11 @@ def integer_sizes(rows: int, columns: int, budget: int, *, bits: int, factor_dty
     sizes = _sizes("integer", rows, columns, factor_dtype, bits=bits)
     _check_fits(1, budget, sizes)
     return sizes
+
+
+def kept_rows_bytes(rows: int, columns: int, *, factor_dtype: str) -> int:
+    """Bytes of so many rows that a `KeptRowsEmbedding` keeps in int4: their codes, scales and ids."""
+    return stored_bytes(_sizes("integer", rows, columns, factor_dtype, bits=4)) + rows * _BYTES_OF_AN_ID
 
 
 def _sizes(method: str, rows: int, columns: int, factor_dtype: str, **sizes: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from ..models.compressed_embeddings import (
     BinaryCodeEmbedding,
     CompressedEmbedding,
     IntegerEmbedding,
+    KeptRowsEmbedding,
     LowRankEmbedding,
     ProductQuantizedEmbedding,
 )
@@ -24,6 +25,7 @@ from .byte_budget import (
     binary_code_sizes,
     byte_budget,
     integer_sizes,
+    kept_rows_bytes,
     low_rank_sizes,
     product_quantization_sizes,
 )
@@ -32,10 +34,15 @@ from .lighttoken import binary_factors, default_refinement, default_start
 from .low_rank import truncated_svd
 from .product_quantization import quantize_parts
 from .reconstruction import reconstruction_error
-from .row_weights import order_weights
+from .row_weights import order_weights, rows_to_keep
 from .wrapping import check_float, wrap_encoder
 
 _LARGEST_FLOAT16 = 65504.0
+_ROWS_FOR_ONE_KEPT = 64
+_KEPT_ROWS_SHARE = 4
+"""Kept rows take a quarter of the budget at most."""
+_MOST_BITS_BESIDE_KEPT_ROWS = 4
+"""Per entry of the table; with more, codes lose so little that keeping rows brings nothing."""
 
 
 def compress_embeddings(
@@ -69,7 +76,9 @@ def compress_embeddings(
             "svd": rank, centred. "autoencoder": rank, start, epochs, final_epochs, batch_size, learning_rate (see
             `train_autoencoder`). "lighttoken": rank, bits, stages, start, refinement, balance (see `binary_factors`).
             "pq": subvectors, centroids, rotation, rank, iterations (see `quantize_parts`). "int4": clipping (see
-            `round_rows`). "int8" has none.
+            `round_rows`). "int8" has none. All but "int8" and "int4": kept_rows, how many rows are stored by
+            themselves, in int4, beside the method's form of all others; see `rows_to_keep`. By default "lighttoken"
+            keeps one row in 64 where the budget is at most four bits an entry, the other methods none.
 
     Returns:
         A compressed encoder with the model's head, if it has one; see `wrap_encoder`. Its
@@ -146,12 +155,13 @@ def compress_table(
     sized = known.sized_by is None or known.sized_by in options
     budget = dense - 1 if sized and ratio is None and bytes is None else _budget(table, ratio, bytes, known)
     task = _Task(table, budget, factor_dtype, row_weights, seed, progress)
+    kept_rows = _kept_rows(task, known, options.pop("kept_rows", None), sized=sized)
     with torch.no_grad():
-        embedding, details = known.make(task, **options)
+        embedding, details = _beside_kept_rows(task, known, kept_rows, options)
         error = reconstruction_error(table, embedding.dense(), row_weights=row_weights)
     record = {
         "method": method,
-        **{name: value for name, value in embedding.specification().items() if name != "method"},
+        **_recorded(embedding.specification()),
         "row_weights": None if row_weights is None else "given",
         **details,
         "seed": seed,
@@ -215,6 +225,8 @@ class _Method:
     sized_by: str | None
     """The option that may stand in place of a budget; None: the size is fixed."""
     reads_weights: bool
+    keeps_rows: bool = False
+    """Whether it keeps some rows by default."""
 
 
 def _svd(task: _Task, *, rank: int | None = None, centred: bool = False) -> Made:
@@ -341,16 +353,56 @@ def _int4(task: _Task, *, clipping: bool = True) -> Made:
     return _integers(task, 4, clipping=clipping), {"clipping": clipping}
 
 
+def _kept_rows(task: _Task, method: _Method, wanted: int | None, *, sized: bool) -> int:
+    """How many rows are kept by themselves: what is wanted, or what is good where it has been tried."""
+    rows, columns = task.shape
+    if wanted is None:
+        tight = not sized and 8 * task.budget <= _MOST_BITS_BESIDE_KEPT_ROWS * rows * columns
+        if not (method.keeps_rows and tight):
+            return 0
+        one = kept_rows_bytes(1, columns, factor_dtype=task.factor_dtype)
+        return min(rows // _ROWS_FOR_ONE_KEPT, task.budget // _KEPT_ROWS_SHARE // one)
+    if type(wanted) is not int or not 0 <= wanted < rows:
+        raise ValueError(f"kept_rows must be a whole number from 0 to {rows - 1}, got {wanted!r}.")
+    return wanted
+
+
+def _beside_kept_rows(task: _Task, method: _Method, kept_rows: int, options: dict[str, Any]) -> Made:
+    """What a method makes of all rows but the kept ones, and these beside it."""
+    if not kept_rows:
+        return method.make(task, **options)
+    left = task.budget - kept_rows_bytes(kept_rows, task.shape[1], factor_dtype=task.factor_dtype)
+    if left < 1:
+        raise ValueError(f"kept_rows={kept_rows} take more than the {task.budget} bytes that there are: keep fewer.")
+    kept = rows_to_keep(task.table, kept_rows, task.row_weights)
+    weights = None
+    if task.row_weights is not None:
+        weights = _checked_weights(task.row_weights[~kept], task.shape[0] - kept_rows)
+    shared, details = method.make(replace(task, table=task.table[~kept], budget=left, row_weights=weights), **options)
+    rounded = _integers(replace(task, table=task.table[kept]), 4)
+    return KeptRowsEmbedding.from_parts(kept.nonzero().squeeze(1), rounded, shared), details
+
+
+def _recorded(specification: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a specification that a record has besides its own method, all on one level."""
+    shared = specification.get("shared", {})
+    return {name: value for name, value in (shared | specification).items() if name not in ("method", "shared")}
+
+
 _TRAINING = ("start", "epochs", "final_epochs", "batch_size", "learning_rate")
 _METHODS = {
-    "svd": _Method(_svd, ("rank", "centred"), "rank", reads_weights=True),
-    "autoencoder": _Method(_autoencoder, ("rank", *_TRAINING), "rank", reads_weights=True),
+    "svd": _Method(_svd, ("kept_rows", "rank", "centred"), "rank", reads_weights=True),
+    "autoencoder": _Method(_autoencoder, ("kept_rows", "rank", *_TRAINING), "rank", reads_weights=True),
     "lighttoken": _Method(
-        _lighttoken, ("rank", "bits", "stages", "start", "refinement", "balance"), "bits", reads_weights=True
+        _lighttoken,
+        ("kept_rows", "rank", "bits", "stages", "start", "refinement", "balance"),
+        "bits",
+        reads_weights=True,
+        keeps_rows=True,
     ),
     "pq": _Method(
         _product_quantization,
-        ("subvectors", "centroids", "rotation", "rank", "iterations"),
+        ("kept_rows", "subvectors", "centroids", "rotation", "rank", "iterations"),
         "subvectors",
         reads_weights=True,
     ),

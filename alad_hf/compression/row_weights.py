@@ -7,8 +7,11 @@ from collections.abc import Iterable
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from .low_rank import truncated_svd
+
 _AT_ONCE = 1000
 _ORDER_OFFSET = 1000
+_RANK_OF_LIKENESS = 32
 
 
 def order_weights(num_embeddings: int) -> torch.Tensor:
@@ -20,6 +23,29 @@ def order_weights(num_embeddings: int) -> torch.Tensor:
     """
     weights = 1 / (torch.arange(num_embeddings) + _ORDER_OFFSET)
     return weights / weights.mean()
+
+
+def rows_to_keep(table: torch.Tensor, count: int, row_weights: torch.Tensor | None = None) -> torch.Tensor:
+    """Which rows (rows,) bool, `count` of them, a compressed table should keep by themselves.
+
+    Those of the largest weights. Without weights those that are least like the others, which codes serve worst:
+    common tokens, signs and special tokens are among them. Measured is the share of a row's square that the
+    best low-rank table of rank 32 leaves; its square counts by `order_weights`.
+
+    Args:
+        table: (rows, columns).
+        count: Fewer than there are rows.
+        row_weights: (rows,) non-negative, such as `token_weights`.
+    """
+    importance = row_weights
+    if importance is None:
+        weights = order_weights(len(table))
+        alike = truncated_svd(table, min(_RANK_OF_LIKENESS, table.shape[1] // 2), row_weights=weights).dense()
+        left = (table - alike).square().sum(dim=1) / table.square().sum(dim=1).clamp(min=1e-12)
+        importance = weights * left.square()
+    kept = torch.zeros(len(table), dtype=torch.bool)
+    kept[importance.topk(count).indices] = True
+    return kept
 
 
 def token_weights(

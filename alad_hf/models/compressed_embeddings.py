@@ -1,4 +1,7 @@
-"""Token embeddings in less memory than their table: low rank, binary codes, product quantization, int8 and int4."""
+"""Token embeddings in less memory than their table: low rank, binary codes, product quantization, int8 and int4.
+
+Any of them may stand beside a few rows that are kept by themselves.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import torch
 from torch import nn
 
 from .bit_packing import pack_bits, unpack_bits
-from .embedding_table import MAX_BITS_PER_COLUMN, CompressedEmbedding, check_number, check_switch
+from .embedding_table import MAX_BITS_PER_COLUMN, CompressedEmbedding, check_number, check_switch, is_traced
 from .integer_embedding import IntegerEmbedding
 
 
@@ -269,8 +272,113 @@ class ProductQuantizedEmbedding(CompressedEmbedding):
             )
 
 
+class KeptRowsEmbedding(CompressedEmbedding):
+    """Some rows rounded each by itself, and all others in a form that they share, such as codes with one decoder.
+
+    A decoder that is fitted to thirty thousand rows serves badly the few hundred that most of a text consists of:
+    they are unlike the others. Tables in parts by frequency: Chen et al. 2018 (arXiv 1806.06950), Baevski and Auli
+    2019 (arXiv 1809.10853).
+
+    Tensors: `kept_ids` int32 (kept_rows,), ascending, those of `kept`, an `IntegerEmbedding` of these rows, and those
+    of `shared`, an embedding of the `num_embeddings - kept_rows` other rows in their order.
+
+    Args:
+        num_embeddings: Rows of the table.
+        embedding_dim: Columns of the table.
+        kept_rows: How many rows are kept, fewer than `num_embeddings`.
+        kept_bits: 8 or 4, of their integers.
+        shared: Specification of the form of the others.
+        factor_dtype: "float32" or "float16", for storing the scales of kept rows.
+    """
+
+    method = "kept_rows"
+
+    def __init__(
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        kept_rows: int,
+        kept_bits: int,
+        shared: dict[str, Any],
+        factor_dtype: str = "float32",
+    ) -> None:
+        super().__init__(num_embeddings, embedding_dim, factor_dtype)
+        check_number("kept_rows", kept_rows, num_embeddings - 1)
+        if not isinstance(shared, dict) or shared.get("method") in (None, self.method):
+            raise ValueError(f"shared must be the specification of another form of embedding, got {shared!r}.")
+        self.register_buffer("kept_ids", torch.arange(kept_rows, dtype=torch.int32))
+        self.kept = IntegerEmbedding(kept_rows, embedding_dim, kept_bits, factor_dtype)
+        self.shared = build_embedding(shared)
+        shape = (self.shared.num_embeddings, self.shared.embedding_dim)
+        if shape != (num_embeddings - kept_rows, embedding_dim):
+            raise ValueError(
+                f"shared must have {num_embeddings - kept_rows} rows of {embedding_dim} columns beside {kept_rows} "
+                f"kept of {num_embeddings}, got {shape[0]} of {shape[1]}."
+            )
+
+    @classmethod
+    def from_parts(
+        cls, kept_ids: torch.Tensor, kept: IntegerEmbedding, shared: CompressedEmbedding
+    ) -> KeptRowsEmbedding:
+        """Build it from the ids (kept_rows,) of kept rows, ascending, and embeddings of these and of all other rows.
+
+        Raises:
+            ValueError: Ids are not ascending or out of range, or shapes do not fit together.
+        """
+        module = cls(
+            kept.num_embeddings + shared.num_embeddings,
+            kept.embedding_dim,
+            kept.num_embeddings,
+            kept.bits,
+            shared.specification(),
+            kept.factor_dtype,
+        )
+        states = {"kept.": kept.state_dict(), "shared.": shared.state_dict()}
+        tensors = {prefix + name: tensor for prefix, state in states.items() for name, tensor in state.items()}
+        module.fill(kept_ids=kept_ids.int(), **tensors)
+        return module
+
+    def specification(self) -> dict[str, Any]:
+        """The base's, how many rows are kept in how many bits, and the specification of the form of the others."""
+        return {
+            **super().specification(),
+            "kept_rows": self.kept.num_embeddings,
+            "kept_bits": self.kept.bits,
+            "shared": self.shared.specification(),
+        }
+
+    def decode(self, ids: torch.Tensor) -> torch.Tensor:
+        """The vectors (tokens, embedding_dim) of ids (tokens,)."""
+        ids, kept_ids = ids.long(), self.kept_ids.long()
+        if is_traced():  # exporters know no binary search
+            places = (kept_ids < ids.unsqueeze(1)).sum(dim=1)
+        else:
+            places = torch.searchsorted(kept_ids, ids)
+        nearest = places.clamp(max=len(kept_ids) - 1)
+        is_kept = kept_ids.index_select(0, nearest) == ids
+        others = self.shared.decode(torch.where(is_kept, torch.zeros_like(ids), ids - places))
+        return torch.where(is_kept.unsqueeze(1), self.kept.decode(nearest), others)
+
+    def check_codes(self) -> None:
+        """Raise ValueError if the ids of kept rows are not ascending or out of range, or the others' codes are."""
+        ids = self.kept_ids.long()
+        if int(ids[0]) < 0 or int(ids[-1]) >= self.num_embeddings or not (ids[1:] > ids[:-1]).all():
+            raise ValueError(
+                f"kept_ids of this {type(self).__name__} must ascend from 0 to {self.num_embeddings - 1} at most: "
+                "they are damaged, or another model's."
+            )
+        self.shared.check_codes()
+
+
 EMBEDDINGS: dict[str, type[CompressedEmbedding]] = {
-    kind.method: kind for kind in (LowRankEmbedding, BinaryCodeEmbedding, ProductQuantizedEmbedding, IntegerEmbedding)
+    kind.method: kind
+    for kind in (
+        LowRankEmbedding,
+        BinaryCodeEmbedding,
+        ProductQuantizedEmbedding,
+        IntegerEmbedding,
+        KeptRowsEmbedding,
+    )
 }
 
 
@@ -286,7 +394,8 @@ def build_embedding(specification: dict[str, Any]) -> CompressedEmbedding:
         ValueError: An unknown method, a missing or unknown field, or a value out of its bounds.
     """
     fields = dict(specification)
-    kind = EMBEDDINGS.get(fields.pop("method", None))
+    method = fields.pop("method", None)
+    kind = EMBEDDINGS.get(method) if isinstance(method, str) else None
     if kind is None:
         raise ValueError(f"An embedding's method must be one of {sorted(EMBEDDINGS)}, got {specification}.")
     try:
@@ -332,6 +441,7 @@ __all__ = [
     "BinaryCodeEmbedding",
     "CompressedEmbedding",
     "IntegerEmbedding",
+    "KeptRowsEmbedding",
     "LowRankEmbedding",
     "ProductQuantizedEmbedding",
     "build_embedding",

@@ -75,7 +75,7 @@ class CompressedEmbedding(nn.Module):
             return functional.embedding(ids, self.table)
         flat = ids.reshape(-1)
         # torch.unique has a result of unknown length, which graphs do not like, and which a GPU has to wait for.
-        if flat.device.type == "cpu" and not _is_traced():
+        if flat.device.type == "cpu" and not is_traced():
             distinct, places = torch.unique(flat, return_inverse=True)
             if 4 * len(distinct) <= 3 * len(flat):
                 return self.decode(distinct).index_select(0, places.reshape(-1)).view(*ids.shape, self.embedding_dim)
@@ -134,7 +134,7 @@ class CompressedEmbedding(nn.Module):
                 init.zeros_(parameter)
             elif name.endswith("scales"):
                 init.ones_(parameter)
-            elif name == "rotation":
+            elif name.endswith("rotation"):
                 init.copy_(parameter, torch.eye(len(parameter), dtype=parameter.dtype, device=parameter.device))
             else:
                 init.normal_(parameter, std=0.02 ** (0.5 if name.endswith(("latents", "decoder")) else 1))
@@ -228,7 +228,8 @@ def check_switch(name: str, value: bool) -> None:
         raise ValueError(f"{name} must be true or false, got {value!r}.")
 
 
-def _is_traced() -> bool:
+def is_traced() -> bool:
+    """Whether a graph of the model is being made: by `torch.compile`, `torch.export` or `torch.jit.trace`."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
@@ -243,4 +244,12 @@ def _round_stored_factors(module: nn.Module, state: dict[str, Any], prefix: str,
             state[prefix + name] = tensor.detach().half()
 
 
-__all__ = ["FACTOR_DTYPES", "MAX_BITS_PER_COLUMN", "CompressedEmbedding", "build_like", "check_number", "check_switch"]
+__all__ = [
+    "FACTOR_DTYPES",
+    "MAX_BITS_PER_COLUMN",
+    "CompressedEmbedding",
+    "build_like",
+    "check_number",
+    "check_switch",
+    "is_traced",
+]

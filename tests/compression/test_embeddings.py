@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoModelForTokenClassification, BertForToke
 
 from alad_hf.compression.embeddings import METHODS, compress_embeddings, compress_table, embedding_table
 from alad_hf.compression.lighttoken import binary_factors
-from alad_hf.compression.row_weights import order_weights, token_weights
+from alad_hf.compression.row_weights import order_weights, rows_to_keep, token_weights
 
 FAST = {
     "autoencoder": {"epochs": 2, "final_epochs": 1, "start": "svd"},
@@ -182,6 +182,71 @@ class TestTokenWeights:
         assert errors[1] < 0.9 * errors[0]
 
 
+class TestKeptRows:
+    @pytest.mark.parametrize("method", ["svd", "autoencoder", "lighttoken", "pq"])
+    def test_rows_of_the_largest_weights_are_stored_by_themselves(self, method):
+        table, weights = power_law_table(2000, 32), torch.rand(2000, generator=torch.Generator().manual_seed(0))
+        chosen = weights.topk(50).indices.sort().values
+        embedding, record = compress_table(
+            table, method, bytes=20_000, row_weights=weights, kept_rows=50, progress=False, **FAST.get(method, {})
+        )
+        rounded, _ = compress_table(table[chosen], "int4")
+
+        assert (record["kept_rows"], record["kept_bits"], record["num_embeddings"]) == (50, 4, 2000)
+        assert embedding.stored_bytes == record["bytes"] <= 20_000
+        assert torch.equal(embedding.kept_ids.long(), chosen)
+        assert torch.equal(embedding.dense()[chosen], rounded.dense())
+        # What all others share is what the method makes of them alone, with what the kept rows leave of the bytes.
+        others = torch.ones(2000, dtype=torch.bool)
+        others[chosen] = False
+        alone, _ = compress_table(
+            table[others],
+            method,
+            bytes=20_000 - 50 * (16 + 2 + 4),
+            row_weights=weights[others],
+            kept_rows=0,
+            progress=False,
+            **FAST.get(method, {}),
+        )
+        assert embedding.shared.specification() == alone.specification()
+        torch.testing.assert_close(embedding.dense()[others], alone.dense(), atol=0.02, rtol=0)
+
+    def test_binary_codes_keep_some_where_weights_say_which_and_bytes_are_few(self):
+        table, weights = power_law_table(2000, 32), torch.rand(2000)
+
+        def kept(method="lighttoken", row_weights=weights, **size):
+            _, record = compress_table(table, method, row_weights=row_weights, progress=False, **size)
+            return record.get("kept_rows", 0)
+
+        assert kept(ratio=10) == 2000 // 64
+        assert kept(ratio=7) == kept(bits=16) == kept(ratio=10, kept_rows=0) == kept("pq", ratio=10) == 0
+        assert kept(ratio=10, row_weights=None) == 2000 // 64
+        # A quarter of the bytes at most: a row takes half a byte a column, its scale and its id.
+        _, record = compress_table(power_law_table(640, 64), "lighttoken", bytes=1500, progress=False)
+        assert record["kept_rows"] == 1500 // 4 // (32 + 2 + 4) < 640 // 64
+
+    def test_without_weights_rows_unlike_the_others_are_kept(self):
+        table = power_law_table(2000, 32)
+        directions = torch.linalg.svd(table, full_matrices=False).Vh
+        # Ten rows in directions in which all others hardly vary.
+        strange = torch.randperm(2000, generator=torch.Generator().manual_seed(1))[:10]
+        table[strange] = directions[-10:]
+        kept = rows_to_keep(table, 15)
+
+        assert kept.sum() == 15 and kept[strange].sum() == 10
+        embedding, record = compress_table(table, "lighttoken", ratio=16, progress=False)
+        assert record["kept_rows"] == 31 and torch.isin(strange, embedding.kept_ids).all()
+
+    def test_a_model_with_them_is_saved_and_loads_alone(self, tagger, tmp_path):
+        small = compress_embeddings(tagger, "pq", ratio=4, row_weights=torch.rand(400), kept_rows=9, progress=False)
+        small.save_pretrained(tmp_path)
+
+        again = AutoModelForTokenClassification.from_pretrained(tmp_path)
+        batch = random_batch()
+        with torch.no_grad():
+            assert torch.equal(again(**batch).logits, small.eval()(**batch).logits)
+
+
 @pytest.mark.parametrize(
     ("method", "options", "message"),
     [
@@ -197,6 +262,15 @@ class TestTokenWeights:
         ("svd", {"ratio": 4, "row_weights": torch.ones(3)}, "must be 400 finite numbers"),
         ("svd", {"ratio": 4, "row_weights": -torch.ones(400)}, "none negative"),
         ("lighttoken", {"ratio": 4, "stages": 3}, 'start="autoencoder"'),
+        ("pq", {"ratio": 4, "kept_rows": 400, "row_weights": torch.ones(400)}, "from 0 to 399, got 400"),
+        ("pq", {"ratio": 4, "kept_rows": -1, "row_weights": torch.ones(400)}, "from 0 to 399, got -1"),
+        (
+            "pq",
+            {"ratio": 64, "kept_rows": 300, "row_weights": torch.ones(400)},
+            "kept_rows=300 take more than the 400",
+        ),
+        ("pq", {"ratio": 4, "kept_rows": 1, "row_weights": torch.eye(400)[0]}, "not all zero"),
+        ("int4", {"kept_rows": 3}, r"\['kept_rows'\] are no options of method='int4'"),
     ],
 )
 def test_refuses(method, options, message):

@@ -120,6 +120,18 @@ EMBEDDINGS = {
     "product_quantized": {"subvectors": 4, "centroids": 9, "rotation": True, "row_scales": True},
     "integer": {"bits": 8, "factor_dtype": "float16"},
     "four bits": {"method": "integer", "bits": 4, "factor_dtype": "float16"},
+    "kept rows": {
+        "method": "kept_rows",
+        "kept_rows": 5,
+        "kept_bits": 4,
+        "shared": {
+            "method": "binary_code",
+            "num_embeddings": len(VOCABULARY) - 5,
+            "embedding_dim": 16,
+            "bits": 11,
+            "factor_dtype": "float16",
+        },
+    },
 }
 
 
@@ -139,6 +151,8 @@ def compressed(
     for name, buffer in model.get_input_embeddings().named_buffers():
         if name.endswith("codes"):
             buffer.copy_(torch.randint(0, 9, buffer.shape))
+        elif name == "kept_ids":
+            buffer.copy_(torch.arange(len(buffer)) * 3 + 1)
     return model
 
 

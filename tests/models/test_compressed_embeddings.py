@@ -17,6 +17,7 @@ from alad_hf.models.compressed_embeddings import (
     BinaryCodeEmbedding,
     CompressedEmbedding,
     IntegerEmbedding,
+    KeptRowsEmbedding,
     LowRankEmbedding,
     ProductQuantizedEmbedding,
     build_embedding,
@@ -43,10 +44,25 @@ CENTROID_CODES = RANDOM.integers(0, CENTROIDS, size=(ROWS, PARTS))
 BOOKS, ROTATION, SCALES = normal(PARTS, CENTROIDS, WIDTH // PARTS), normal(WIDTH, WIDTH), abs(normal(ROWS))
 INT8 = RANDOM.integers(-128, 128, size=(ROWS, WIDTH))
 INT4 = RANDOM.integers(-8, 8, size=(ROWS, WIDTH - 1))  # an odd width leaves half a byte over
+KEPT = [0, 2, 7, ROWS - 1]
+OTHERS = [row for row in range(ROWS) if row not in KEPT]
 
 
 def concatenation() -> np.ndarray:
     return np.stack([np.concatenate([BOOKS[part, code] for part, code in enumerate(row)]) for row in CENTROID_CODES])
+
+
+def beside_kept(bits: int, shared: CompressedEmbedding) -> KeptRowsEmbedding:
+    integers = tensor(INT8[KEPT] // (1 if bits == 8 else 16))
+    scales = tensor(SCALES[KEPT])
+    kept = IntegerEmbedding.from_integers(integers, scales, bits=bits, factor_dtype=shared.factor_dtype)
+    return KeptRowsEmbedding.from_parts(torch.tensor(KEPT), kept, shared)
+
+
+def with_kept(table: np.ndarray, divisor: int = 1) -> np.ndarray:
+    table = table.copy()
+    table[KEPT] = INT8[KEPT] // divisor * SCALES[KEPT, None]
+    return table
 
 
 CASES: dict[str, tuple[Callable[[str], CompressedEmbedding], np.ndarray, int, int]] = {
@@ -114,6 +130,26 @@ CASES: dict[str, tuple[Callable[[str], CompressedEmbedding], np.ndarray, int, in
         INT4 * SCALES[:, None],
         ROWS * 3,
         ROWS,
+    ),
+    "binary beside kept rows": (
+        lambda dtype: beside_kept(
+            4,
+            BinaryCodeEmbedding.from_bits(tensor(CODE[OTHERS]), tensor(STAGES), tensor(BIAS), factor_dtype=dtype),
+        ),
+        with_kept(CODE @ STAGES + BIAS, 16),
+        4 * len(KEPT) + len(KEPT) * WIDTH // 2 + len(OTHERS) * 2,
+        BITS * WIDTH + WIDTH + len(KEPT),
+    ),
+    "product quantized beside kept rows": (
+        lambda dtype: beside_kept(
+            8,
+            ProductQuantizedEmbedding.from_codes(
+                tensor(CENTROID_CODES[OTHERS]), tensor(BOOKS), rotation=tensor(ROTATION), factor_dtype=dtype
+            ),
+        ),
+        with_kept(concatenation() @ ROTATION),
+        4 * len(KEPT) + len(KEPT) * WIDTH + len(OTHERS) * PARTS,
+        BOOKS.size + WIDTH**2 + len(KEPT),
     ),
 }
 
@@ -206,6 +242,7 @@ class TestEveryForm:
     def test_compiles_and_exports(self, name: str) -> None:
         module = CASES[name][0]("float32").eval()
         ids = torch.tensor([[5, 5, 2, 0]])
+        torch.compiler.reset()  # there are more forms than one function may be compiled for
         compiled = torch.compile(module, fullgraph=True, backend="eager")
         torch.testing.assert_close(compiled(ids), module(ids))
         program = torch.export.export(module, (ids,), dynamic_shapes=({1: torch.export.Dim("tokens", min=2, max=64)},))
@@ -248,6 +285,19 @@ class TestCodes:
         with pytest.raises(ValueError, match=r"codes .* go up to 11, its codebooks have 11 centroids"):
             module.check()
 
+    @pytest.mark.parametrize("ids", [[2, 0, 7, 36], [0, 2, 2, 36], [-1, 2, 7, 36], [0, 2, 7, ROWS]])
+    def test_kept_ids_that_do_not_ascend_within_the_table_are_found(self, ids: list[int]) -> None:
+        module = CASES["binary beside kept rows"][0]("float32")
+        module.kept_ids.copy_(torch.tensor(ids))
+        with pytest.raises(ValueError, match=r"kept_ids .* must ascend from 0 to 36"):
+            module.check()
+
+    def test_a_damaged_code_beside_kept_rows_is_found(self) -> None:
+        module = CASES["product quantized beside kept rows"][0]("float32")
+        module.shared.codes[3, 1] = CENTROIDS
+        with pytest.raises(ValueError, match=r"codes .* go up to 11"):
+            module.check()
+
     def test_float_codes_are_found(self) -> None:
         module = CASES["binary"][0]("float32")
         module.codes = module.codes.float()
@@ -285,6 +335,7 @@ class TestCodes:
 
 
 BASE = {"num_embeddings": 10, "embedding_dim": 8}
+RANK_1 = {"method": "low_rank", **BASE, "rank": 1}
 
 
 @pytest.mark.parametrize(
@@ -308,6 +359,24 @@ BASE = {"num_embeddings": 10, "embedding_dim": 8}
         ({"method": "product_quantized", **BASE, "subvectors": 3}, "subvectors must divide embedding_dim=8, got 3"),
         ({"method": "product_quantized", **BASE, "subvectors": 2, "centroids": 257}, "centroids must be"),
         ({"method": "integer", **BASE, "bits": 3}, "bits must be 4 or 8"),
+        ({"method": ["low_rank"], **BASE, "rank": 2}, "method must be one of"),
+        (
+            {"method": "kept_rows", **BASE, "kept_rows": 10, "kept_bits": 4, "shared": RANK_1},
+            "kept_rows must be .* 1 to 9",
+        ),
+        ({"method": "kept_rows", **BASE, "kept_rows": 2, "kept_bits": 5, "shared": RANK_1}, "bits must be 4 or 8"),
+        (
+            {"method": "kept_rows", **BASE, "kept_rows": 2, "kept_bits": 4, "shared": RANK_1},
+            "must have 8 rows of 8 columns",
+        ),
+        (
+            {"method": "kept_rows", **BASE, "kept_rows": 2, "kept_bits": 4, "shared": 3},
+            "specification of another form",
+        ),
+        (
+            {"method": "kept_rows", **BASE, "kept_rows": 2, "kept_bits": 4, "shared": {"method": "kept_rows"}},
+            "specification of another form",
+        ),
     ],
 )
 def test_hostile_specifications_are_refused(specification: dict, message: str) -> None:
