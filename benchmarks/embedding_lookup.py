@@ -24,14 +24,30 @@ ROWS, WIDTH = 30_522, 384
 BATCHES = [(1, 16), (1, 128), (32, 128)]
 SEED = 0
 
+
+def light_token(bits: int, kept_rows: int = 0) -> dict:
+    """What LightToken makes of the table by default: codes, beside kept rows or not."""
+    codes = {"method": "binary_code", "bits": bits, "factor_dtype": "float16"}
+    if not kept_rows:
+        return codes
+    shared = {**codes, "num_embeddings": ROWS - kept_rows, "embedding_dim": WIDTH}
+    return {
+        "method": "kept_rows",
+        "kept_rows": kept_rows,
+        "kept_bits": 4,
+        "shared": shared,
+        "factor_dtype": "float16",
+    }
+
+
 # About the compression ratio that the name says, decoders and biases counted.
 FORMS: dict[str, dict] = {
     "SVD, ratio 5": {"method": "low_rank", "rank": 75, "bias": False},
     "SVD, ratio 25": {"method": "low_rank", "rank": 15, "bias": False},
-    "LightToken, ratio 5": {"method": "binary_code", "bits": 1536, "rank": 8},
-    "LightToken, ratio 10": {"method": "binary_code", "bits": 768, "rank": 4},
-    "LightToken, ratio 25": {"method": "binary_code", "bits": 256, "rank": 4},
-    "LightToken, ratio 100": {"method": "binary_code", "bits": 64, "rank": 1},
+    "LightToken, ratio 5": light_token(2040),
+    "LightToken, ratio 10": light_token(1012, kept_rows=476),
+    "LightToken, ratio 25": light_token(392, kept_rows=476),
+    "LightToken, ratio 100": light_token(80, kept_rows=476),
     "product quantization, ratio 10": {"method": "product_quantized", "subvectors": 128},
     "the same, rotated and scaled": {
         "method": "product_quantized",
@@ -88,9 +104,12 @@ def random_embedding(fields: dict) -> CompressedEmbedding:
     """An embedding of MiniLM's size with random codes and factors."""
     embedding = build_embedding({"num_embeddings": ROWS, "embedding_dim": WIDTH, **fields}).eval()
     embedding.init_weights()
-    if fields["method"] != "low_rank":
-        low, high = (-128, 128) if embedding.codes.dtype == torch.int8 else (0, 256)
-        embedding.codes.copy_(torch.randint(low, high, embedding.codes.shape))
+    for name, buffer in embedding.named_buffers():
+        if name.endswith("codes"):
+            low, high = (-128, 128) if buffer.dtype == torch.int8 else (0, 256)
+            buffer.copy_(torch.randint(low, high, buffer.shape))
+        elif name == "kept_ids":
+            buffer.copy_(torch.arange(len(buffer)))  # the first are the most frequent
     return embedding
 
 

@@ -378,7 +378,11 @@ def _beside_kept_rows(task: _Task, method: _Method, kept_rows: int, options: dic
     weights = None
     if task.row_weights is not None:
         weights = _checked_weights(task.row_weights[~kept], task.shape[0] - kept_rows)
-    shared, details = method.make(replace(task, table=task.table[~kept], budget=left, row_weights=weights), **options)
+    others = replace(task, table=task.table[~kept], budget=left, row_weights=weights)
+    try:
+        shared, details = method.make(others, **options)
+    except ValueError as error:
+        raise ValueError(f"Beside {kept_rows} kept rows (kept_rows=0 keeps none): {error}") from error
     rounded = _integers(replace(task, table=task.table[kept]), 4)
     return KeptRowsEmbedding.from_parts(kept.nonzero().squeeze(1), rounded, shared), details
 

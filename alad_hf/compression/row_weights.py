@@ -29,8 +29,8 @@ def rows_to_keep(table: torch.Tensor, count: int, row_weights: torch.Tensor | No
     """Which rows (rows,) bool, `count` of them, a compressed table should keep by themselves.
 
     Those of the largest weights. Without weights those that are least like the others, which codes serve worst:
-    common tokens, signs and special tokens are among them. Measured is the share of a row's square that the
-    best low-rank table of rank 32 leaves; its square counts by `order_weights`.
+    common tokens, signs and special tokens are among them. Measured is the share of a row's square that the best
+    table of rank 32 leaves (of half the width, where that is less); its square counts by `order_weights`.
 
     Args:
         table: (rows, columns).

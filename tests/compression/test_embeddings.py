@@ -269,6 +269,7 @@ class TestKeptRows:
             {"ratio": 64, "kept_rows": 300, "row_weights": torch.ones(400)},
             "kept_rows=300 take more than the 400",
         ),
+        ("pq", {"ratio": 16, "kept_rows": 60}, r"Beside 60 kept rows \(kept_rows=0 keeps none\): .* are too few"),
         ("pq", {"ratio": 4, "kept_rows": 1, "row_weights": torch.eye(400)[0]}, "not all zero"),
         ("int4", {"kept_rows": 3}, r"\['kept_rows'\] are no options of method='int4'"),
     ],
