@@ -24,12 +24,14 @@ STYLES = {
     "autoencoder_svd_start": ("#e6ab02", "v"),
     "autoencoder_weighted": ("#664916", "<"),
     "lighttoken_paper": ("#7570b3", "D"),
+    "lighttoken_none_kept": ("#a6dba0", "s"),
+    "lighttoken_weighted_none_kept": ("#5aae61", "P"),
     "lighttoken": ("#1b9e77", "s"),
-    "lighttoken_uniform": ("#66c2a5", "s"),
-    "lighttoken_weighted": ("#00603c", "P"),
+    "lighttoken_weighted": ("#00441b", "P"),
     "lighttoken_domain": ("#00a0a0", "p"),
-    "pq": ("#d95f02", "^"),
-    "pq_weighted": ("#8c3b00", "X"),
+    "pq": ("#fdae61", "^"),
+    "pq_weighted": ("#d95f02", "X"),
+    "pq_weighted_kept": ("#7f3b08", "X"),
     "int8": ("#000000", "*"),
     "int4": ("#e7298a", "*"),
 }
@@ -42,7 +44,7 @@ def embedding_compression() -> None:
         if len({key.split("@")[1] for key in runs if "@" in key}) < CURVE:
             continue
         metric = "accuracy" if task == "ewt_pos" else "f1"
-        figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
+        figure, axes = pyplot.subplots(figsize=(11, 5.5), layout="constrained")
         dense = runs["dense"]["test"][metric]
         axes.axhline(dense, color="black", linestyle=":", linewidth=1)
         axes.annotate(f"uncompressed, 46.9 MB: {dense:.1f}", (0.01, dense), xycoords=("axes fraction", "data"),
@@ -64,7 +66,7 @@ def embedding_compression() -> None:
         axes.set_ylabel(f"{TASK_NAMES[task]} on test")
         axes.set_title("Token table of a fine-tuned MiniLM-L6 replaced, nothing tuned afterwards")
         axes.grid(alpha=0.3)
-        axes.legend(loc="lower right", fontsize="small")
+        figure.legend(loc="outside right upper", fontsize="small")
         figure.savefig(FIGURES / f"embedding_compression_{task}.png", dpi=120)
         pyplot.close(figure)
 

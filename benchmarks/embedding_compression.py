@@ -159,7 +159,7 @@ def run_task(options: argparse.Namespace, results: Results, task: str) -> None:
     if "dense" not in untuned:
         results.put(untuned, "dense", scores(experiment, teacher))
         report(experiment, task, "untuned", "dense", untuned["dense"])
-    folders = {"dense": experiment.work / "teacher"}
+    folders = {} if options.skip_dense else {"dense": experiment.work / "teacher"}
     for name, ratio in points(options):
         key = f"{name}@{ratio}"
         folder = options.work / "minilm" / task / "compressed" / key
@@ -231,6 +231,7 @@ def main() -> None:
     parser.add_argument("--ratios", nargs="+", type=float, default=list(RATIOS))
     parser.add_argument("--tasks", nargs="+", choices=[name for name in TASKS if name != "qa"], default=["wnut17"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--skip-dense", action="store_true", help="do not tune the tagger with its own table")
     parser.add_argument("--teacher-steps", type=int, help="at most so many steps for a tagger that is not there yet")
     options = parser.parse_args()
     transformers_logging.disable_progress_bar()

@@ -14,12 +14,14 @@ METHOD_NAMES = {
     "autoencoder_svd_start": "the same, begun at SVD",
     "autoencoder_weighted": "autoencoder, tokens weighted by text",
     "lighttoken_paper": "LightToken, the paper's steps",
+    "lighttoken_none_kept": "LightToken, no row kept",
+    "lighttoken_weighted_none_kept": "LightToken, no row kept, tokens weighted by text",
     "lighttoken": "LightToken",
-    "lighttoken_uniform": "LightToken, all rows alike",
     "lighttoken_weighted": "LightToken, tokens weighted by text",
     "lighttoken_domain": "LightToken, tokens weighted by text of the domain",
     "pq": "product quantization",
     "pq_weighted": "product quantization, tokens weighted by text",
+    "pq_weighted_kept": "product quantization, tokens weighted by text, rows kept",
     "int8": "int8",
     "int4": "int4",
 }
@@ -94,14 +96,31 @@ def embedding_reconstruction_of(matrix: str, methods: dict) -> str:
     return "\n".join(lines)
 
 
+def embedding_cosines() -> str:
+    """What the score follows: cosines over the rows of a table, over the tokens of a text, and F1 on WNUT-17."""
+    results = json.loads((RESULTS / "embedding_compression.json").read_text())
+    vectors, scores = results["reconstruction"]["minilm"], results["untuned"]["wnut17"]
+    ratios = ("25.0", "100.0")
+    heads = [f"ratio {float(ratio):g}: {what}" for ratio in ratios for what in ("over rows", "in text", "F1")]
+    lines = [f"| | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
+    for method, name in METHOD_NAMES.items():
+        cells = []
+        for ratio in ratios:
+            run, scored = vectors.get(method, {}).get(ratio), scores.get(f"{method}@{ratio}")
+            if run and scored:
+                score = f"{scored['test']['f1']:.1f}"
+                cells += [f"{run['mean_cosine']:.2f}", f"{run['text_cosine']:.2f}", score]
+        if len(cells) == len(heads):
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    dense = scores["dense"]["test"]["f1"]
+    return "\n".join([*lines, "", f"MiniLM-L6; F1 on test of WNUT-17, {dense:.1f} with the tagger's own table."])
+
+
 def embedding_tuned() -> str:
     """Scores of a tagger whose token table is replaced: as it is, fine-tuned, and under AlAd."""
     results = json.loads((RESULTS / "embedding_compression.json").read_text())
-    # A tagger that was trained anew for this part has untuned scores of its own.
-    untuned = results["untuned"] | results.get("untuned_second_tagger", {})
-    return "\n\n".join(
-        embedding_tuned_of_task(task, untuned[task], arms) for task, arms in results.get("tuned", {}).items()
-    )
+    tuned, untuned = results.get("tuned", {}), results["untuned"]
+    return "\n\n".join(embedding_tuned_of_task(task, untuned[task], tuned[task]) for task in untuned if task in tuned)
 
 
 def embedding_tuned_of_task(task: str, untuned: dict, arms: dict) -> str:

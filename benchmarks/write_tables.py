@@ -13,6 +13,7 @@ import statistics
 
 from embedding_tables import (
     embedding_compression,
+    embedding_cosines,
     embedding_lookup,
     embedding_reconstruction,
     embedding_tuned,
@@ -387,6 +388,7 @@ TABLES = {
     "speed": speed,
     "shapes": shapes,
     "embedding_compression": embedding_compression,
+    "embedding_cosines": embedding_cosines,
     "embedding_reconstruction": embedding_reconstruction,
     "embedding_tuned": embedding_tuned,
     "embedding_lookup": embedding_lookup,
@@ -401,6 +403,7 @@ RESULTS_OF = {
     "grafting_recovered": "grafting",
     "small_students": "grafting",
     "shapes": "speed",
+    "embedding_cosines": "embedding_compression",
     "embedding_reconstruction": "embedding_compression",
     "embedding_tuned": "embedding_compression",
 }
