@@ -195,18 +195,20 @@ def test_compress_embeddings(folder: Path, tmp_path: Path, run, options: tuple) 
     next(tag_text(model, tiny_tokenizer(), ["Smith"]))
 
 
-def test_compress_weights_tokens_by_the_text(folder: Path, tmp_path: Path, run) -> None:
+@pytest.mark.parametrize("method", ["svd", "autoencoder", "lighttoken", "pq"])
+def test_compress_weights_tokens_by_the_text(method: str, folder: Path, tmp_path: Path, run) -> None:
     (tmp_path / "text.txt").write_text("Smith went to London\n" * 50)
-    arguments = ("compress", folder / "teacher", "--output", tmp_path / "out", "--method", "svd", "--bytes", 2000)
+    arguments = ("compress", folder / "teacher", "--output", tmp_path / "out", "--method", method, "--bytes", 2000)
     run(*arguments, "--text", tmp_path / "text.txt")
     teacher = AutoModelForTokenClassification.from_pretrained(folder / "teacher")
     rows = len(teacher.get_input_embeddings().weight)
     weights = token_weights(["Smith went to London"] * 50, tiny_tokenizer(), rows)
     assert len(weights.unique()) > 1
-    expected = compress_embeddings(teacher, "svd", bytes=2000, row_weights=weights).get_input_embeddings().dense()
+    sized = {"bytes": 2000, "progress": False}
+    expected = compress_embeddings(teacher, method, row_weights=weights, **sized).get_input_embeddings().dense()
     written = AutoModelForTokenClassification.from_pretrained(tmp_path / "out").get_input_embeddings().dense()
     torch.testing.assert_close(written, expected)
-    without = compress_embeddings(teacher, "svd", bytes=2000).get_input_embeddings().dense()
+    without = compress_embeddings(teacher, method, **sized).get_input_embeddings().dense()
     assert not torch.allclose(written, without)
 
 
