@@ -8,8 +8,8 @@
   same steps by every method; and with AlAd on top, joint with the student, on labels and unlabelled text.
 
 Everything is decided on dev. "weighted" methods count rows by `token_weights` of general English text, "domain" by
-those of the task's unlabelled text. LightToken keeps some rows by themselves, which is its default, and "none_kept"
-turns off. Results are added to the JSON file run by run, so that a stopped run goes on.
+those of the task's unlabelled text. LightToken keeps some rows by themselves by default, in "none_kept" none. Results
+are added to the JSON file run by run, so that a stopped run goes on.
 """
 
 from __future__ import annotations

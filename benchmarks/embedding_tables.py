@@ -143,7 +143,8 @@ def embedding_tuned_of_task(task: str, untuned: dict, arms: dict) -> str:
         name = METHOD_NAMES.get(method, "its own table")
         lines.append(f"| {name} | {' | '.join(size)} | {replaced['test'][metric]:.1f} | {' | '.join(scores)} |")
     steps = arms["settings"]["steps"]
-    note = f"{steps} steps of 32 rows. Mean ± deviation of three seeds; replaced: one run."
+    seeds = sorted({len(runs) for arm in ("tuned", "alad") for runs in arms.get(arm, {}).values()})
+    note = f"{steps} steps of 32 rows. Mean ± deviation of {' or '.join(map(str, seeds))} seeds; replaced: one run."
     return "\n".join([*lines, "", note])
 
 

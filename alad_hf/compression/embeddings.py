@@ -42,7 +42,7 @@ _ROWS_FOR_ONE_KEPT = 64
 _KEPT_ROWS_SHARE = 4
 """Kept rows take a quarter of the budget at most."""
 _MOST_BITS_BESIDE_KEPT_ROWS = 4
-"""Per entry of the table; with more, codes lose so little that keeping rows brings nothing."""
+"""Per entry of the table; with more, codes lose so little that there is little to gain."""
 
 
 def compress_embeddings(
@@ -78,7 +78,8 @@ def compress_embeddings(
             "pq": subvectors, centroids, rotation, rank, iterations (see `quantize_parts`). "int4": clipping (see
             `round_rows`). "int8" has none. All but "int8" and "int4": kept_rows, how many rows are stored by
             themselves, in int4, beside the method's form of all others; see `rows_to_keep`. By default "lighttoken"
-            keeps one row in 64 where the budget is at most four bits an entry, the other methods none.
+            keeps one row in 64 where the budget is at most four bits an entry and `bits` does not fix the code, but
+            no more than a quarter of the bytes pays for; the other methods keep none.
 
     Returns:
         A compressed encoder with the model's head, if it has one; see `wrap_encoder`. Its

@@ -211,7 +211,7 @@ class TestKeptRows:
         assert embedding.shared.specification() == alone.specification()
         torch.testing.assert_close(embedding.dense()[others], alone.dense(), atol=0.02, rtol=0)
 
-    def test_binary_codes_keep_some_where_weights_say_which_and_bytes_are_few(self):
+    def test_binary_codes_keep_some_where_bytes_are_few(self):
         table, weights = power_law_table(2000, 32), torch.rand(2000)
 
         def kept(method="lighttoken", row_weights=weights, **size):
