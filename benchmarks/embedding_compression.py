@@ -5,7 +5,8 @@
 - reconstruction: the tables of MiniLM-L6 and MPNet; cosine, RMSE, common neighbours and seconds.
 - untuned: a MiniLM-L6 tagger, fine-tuned before, whose table is replaced and nothing tuned afterwards.
 - tuned: the same tagger fine-tuned on the labels with its compressed table, codes fixed and factors trained, for the
-  same steps by every method; and with AlAd on top, joint with the student, on labels and unlabelled text.
+  same steps by every method; and with AlAd on top, joint with the student, on labels and unlabelled text, its table
+  fixed ("alad") or its factors trained too ("alad_factors").
 
 Everything is decided on dev. "weighted" methods count rows by `token_weights` of general English text, "domain" by
 those of the task's unlabelled text. LightToken keeps some rows by themselves by default, in "none_kept" none. Results
@@ -62,8 +63,9 @@ METHODS: dict[str, dict[str, Any]] = {
 TEXT = "distill_text/ewt_train.txt"
 STEPS = 102
 EVALUATIONS = 3
-LEARNING_RATES = {"tuned": 1e-4, "alad": 2e-4}
-"""That of AlAd was picked from two on dev of WNUT-17 with seed 0, over LightToken at ratio 100 and SVD at 25."""
+LEARNING_RATES = {"tuned": 1e-4, "alad": 2e-4, "alad_factors": 2e-4}
+"""`alad_factors` trains the table's factors and decoders too. The rate of AlAd was picked from two on dev of WNUT-17
+with seed 0, over LightToken at ratio 100 and SVD at 25."""
 
 
 def points(options: argparse.Namespace) -> list[tuple[str, float | None]]:
@@ -179,7 +181,7 @@ def run_task(options: argparse.Namespace, results: Results, task: str) -> None:
     if "tuned" in options.parts:
         tuned = results.section("tuned", task)
         results.check_settings(tuned, {"steps": STEPS, "learning_rates": LEARNING_RATES})
-        for seed, arm, key in itertools.product(options.seeds, LEARNING_RATES, folders):
+        for seed, arm, key in itertools.product(options.seeds, options.arms, folders):
             section = tuned.setdefault(arm, {}).setdefault(key, {})
             if str(seed) not in section:
                 results.put(section, str(seed), tune(experiment, folders[key], arm, seed))
@@ -194,7 +196,10 @@ def tune(experiment: Experiment, folder: Path, arm: str, seed: int) -> dict[str,
         rows = experiment.rows
     else:
         model = AlAdForTokenClassification.from_student_pretrained(
-            str(folder), teacher=experiment.teacher(), tokenizer=experiment.tokenizer
+            str(folder),
+            teacher=experiment.teacher(),
+            tokenizer=experiment.tokenizer,
+            freeze_embeddings=arm != "alad_factors",
         )
         model.detach_teacher()
         rows = experiment.training_rows("joint")
@@ -230,6 +235,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--ratios", nargs="+", type=float, default=list(RATIOS))
     parser.add_argument("--tasks", nargs="+", choices=[name for name in TASKS if name != "qa"], default=["wnut17"])
+    parser.add_argument("--arms", nargs="+", choices=LEARNING_RATES, default=list(LEARNING_RATES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--skip-dense", action="store_true", help="do not tune the tagger with its own table")
     parser.add_argument("--teacher-steps", type=int, help="at most so many steps for a tagger that is not there yet")

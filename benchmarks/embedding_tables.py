@@ -25,6 +25,7 @@ METHOD_NAMES = {
     "int8": "int8",
     "int4": "int4",
 }
+TUNED_ARMS = {"tuned": "fine-tuned", "alad": "AlAd, joint", "alad_factors": "AlAd, joint, factors trained too"}
 ROUNDING_RATIOS = {"int8": 5, "int4": 10}
 """The column nearest to what rounding takes."""
 
@@ -126,9 +127,10 @@ def embedding_tuned() -> str:
 def embedding_tuned_of_task(task: str, untuned: dict, arms: dict) -> str:
     """One table: points by arm."""
     metric = "accuracy" if task == "ewt_pos" else "f1"
+    names = {arm: name for arm, name in TUNED_ARMS.items() if arm in arms}
     lines = [
-        f"| {TASK_NAMES[task]} on test | ratio | stored MB | replaced | fine-tuned | AlAd, joint |",
-        "|---|---:|---:|---:|---:|---:|",
+        f"| {TASK_NAMES[task]} on test | ratio | stored MB | replaced | {' | '.join(names.values())} |",
+        f"|---|---:|---:|---:|{'---:|' * len(names)}",
     ]
     points = sorted(arms["tuned"], key=lambda key: [*["dense", *METHOD_NAMES]].index(key.split("@")[0]))
     for point in points:
@@ -138,12 +140,12 @@ def embedding_tuned_of_task(task: str, untuned: dict, arms: dict) -> str:
             spread([run["test"][metric] for run in arms.get(arm, {}).get(point, {}).values()])
             if arms.get(arm, {}).get(point)
             else ""
-            for arm in ("tuned", "alad")
+            for arm in names
         ]
         name = METHOD_NAMES.get(method, "its own table")
         lines.append(f"| {name} | {' | '.join(size)} | {replaced['test'][metric]:.1f} | {' | '.join(scores)} |")
     steps = arms["settings"]["steps"]
-    seeds = sorted({len(runs) for arm in ("tuned", "alad") for runs in arms.get(arm, {}).values()})
+    seeds = sorted({len(runs) for arm in names for runs in arms[arm].values()})
     note = f"{steps} steps of 32 rows. Mean ± deviation of {' or '.join(map(str, seeds))} seeds; replaced: one run."
     return "\n".join([*lines, "", note])
 

@@ -45,6 +45,7 @@ from alad_hf.training.distillation import distilling
 from alad_hf.training.stages import published_arguments, train
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_L3 = "sentence-transformers/paraphrase-MiniLM-L3-v2"
 MPNET = "sentence-transformers/all-mpnet-base-v2"
 ARMS = (
     "teacher",
@@ -88,10 +89,10 @@ class Pair:
 
 PAIRS = {
     "minilm": Pair(MINILM, MINILM, student_layers=2, teacher_learning_rate=2e-4),
-    "mpnet": Pair(MPNET, MINILM, student_layers=None, teacher_learning_rate=5e-5),
+    "mpnet": Pair(MPNET, MINILM_L3, student_layers=None, teacher_learning_rate=1.5e-4),
     "mpnet_truncated": Pair(MPNET, MPNET, student_layers=6, teacher_learning_rate=1.5e-4, rate=1 / 4),
 }
-"""The last teacher is made for a few hundred steps (`grafting.py --teacher-steps`), and therefore learns faster."""
+"""The wide teachers are made for a few hundred steps (`--teacher-steps`), and therefore learn fast."""
 
 
 class BestOnDev(TrainerCallback):

@@ -33,7 +33,7 @@ ARM_NAMES = {
 }
 PAIR_NAMES = {
     "minilm": {"teacher": "MiniLM-L6", "student": "its first 2 layers"},
-    "mpnet": {"teacher": "all-mpnet-base-v2", "student": "MiniLM-L6"},
+    "mpnet": {"teacher": "all-mpnet-base-v2", "student": "MiniLM-L3"},
 }
 
 
