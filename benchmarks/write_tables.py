@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import statistics
+from functools import partial
 
 from embedding_tables import (
     embedding_compression,
@@ -37,14 +38,9 @@ PAIR_NAMES = {
 }
 
 
-def recovery() -> str:
-    """Test scores of every arm on every task, and how much of the gap it recovers."""
-    results = json.loads((RESULTS / "recovery.json").read_text())
-    return "\n\n".join(recovery_of_pair(pair, tasks) for pair, tasks in results["runs"].items())
-
-
-def recovery_of_pair(pair: str, tasks: dict) -> str:
-    """One table, and the budget below it."""
+def recovery(pair: str = "minilm") -> str:
+    """Test scores of every arm on every task, how much of the gap it recovers, and the budget below."""
+    tasks = json.loads((RESULTS / "recovery.json").read_text())["runs"][pair]
 
     def scores(task: str, arm: str) -> list[float]:
         runs = tasks[task]["arms"].get(arm, {})
@@ -72,7 +68,9 @@ def recovery_of_pair(pair: str, tasks: dict) -> str:
         f"{TASK_NAMES[name].split(',')[0]}: {task['steps']} steps of {task['batch_size']} rows"
         for name, task in tasks.items()
     ]
-    note = "Figures with ± are of three seeds, those without of one, and preliminary."
+    runs_of = {len(runs) for task in tasks.values() for arm, runs in task["arms"].items() if arm != "teacher"}
+    several = " or ".join(str(count) for count in sorted(runs_of) if count > 1)
+    note = f"Figures with ± are of {several} seeds, those without of one, and preliminary."
     budgets += [
         f"Seeds {' and '.join(task['later_teacher']['seeds'])} of {TASK_NAMES[name].split(',')[0]} learned from a "
         f"teacher that was trained anew by the same command ({task['later_teacher']['test'][task['metric']]:.1f})"
@@ -90,13 +88,15 @@ def ablations() -> str:
 
 
 def ablations_of_task(task: str, entry: dict, unchanged: dict) -> str:
-    """One table; the arms that the variants are of come first, from the main benchmark and of the same seeds."""
+    """One table; before an arm's variants the arm itself, from the main benchmark and of the same seeds."""
     variants = entry["variants"]
     seeds = sorted({seed for runs in variants.values() for seed in runs})
-    arms = dict.fromkeys(name.split(",")[0] for name in variants)
-    base = {arm: {seed: unchanged["arms"][arm][seed] for seed in seeds} for arm in arms}
+    rows: dict[str, dict] = {}
+    for arm in dict.fromkeys(name.split(",")[0] for name in variants):
+        rows[arm] = {seed: unchanged["arms"][arm][seed] for seed in seeds}
+        rows |= {name: runs for name, runs in variants.items() if name.split(",")[0] == arm}
     lines = [f"| {TASK_NAMES[task]} | trained parameters | dev | test |", "|---|---:|---:|---:|"]
-    for name, runs in (base | variants).items():
+    for name, runs in rows.items():
         scores = [spread([run[split][entry["metric"]] for run in runs.values()]) for split in ("validation", "test")]
         millions = next(iter(runs.values()))["trainable"] / 1e6
         lines.append(f"| {name.replace('plug_and_play', 'plug-and-play')} | {millions:.2f} M | {' | '.join(scores)} |")
@@ -385,6 +385,7 @@ TABLES = {
     "ablations": ablations,
     "export_speed": export_speed,
     "recovery": recovery,
+    "recovery_mpnet": partial(recovery, "mpnet"),
     "speed": speed,
     "shapes": shapes,
     "embedding_compression": embedding_compression,
@@ -400,6 +401,7 @@ TABLES = {
     "recursive_students": recursive_students,
 }
 RESULTS_OF = {
+    "recovery_mpnet": "recovery",
     "grafting_recovered": "grafting",
     "small_students": "grafting",
     "shapes": "speed",
