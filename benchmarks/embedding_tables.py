@@ -137,9 +137,7 @@ def embedding_tuned_of_task(task: str, untuned: dict, arms: dict) -> str:
         method, replaced = point.split("@")[0], untuned[point]
         size = (f"{replaced['ratio']:.1f}", f"{replaced['bytes'] / 1e6:.2f}") if method != "dense" else ("1", "46.88")
         scores = [
-            spread([run["test"][metric] for run in arms.get(arm, {}).get(point, {}).values()])
-            if arms.get(arm, {}).get(point)
-            else ""
+            spread([run["test"][metric] for run in arms[arm][point].values()]) if point in arms[arm] else ""
             for arm in names
         ]
         name = METHOD_NAMES.get(method, "its own table")

@@ -92,7 +92,8 @@ PAIRS = {
     "mpnet": Pair(MPNET, MINILM_L3, student_layers=None, teacher_learning_rate=1.5e-4),
     "mpnet_truncated": Pair(MPNET, MPNET, student_layers=6, teacher_learning_rate=1.5e-4, rate=1 / 4),
 }
-"""The wide teachers are made for a few hundred steps (`--teacher-steps`), and therefore learn fast."""
+"""The wide teachers are made for a few hundred steps (`--teacher-steps`), and therefore learn fast: enough for
+parts of speech, while for WNUT-17 MPNet tags nothing after 321 steps at this rate."""
 
 
 class BestOnDev(TrainerCallback):

@@ -65,12 +65,14 @@ def recovery(pair: str = "minilm") -> str:
             cells = " | ".join(cell(task, arm) for task in tasks)
             lines.append(f"| {name.format(**PAIR_NAMES[pair])} | {runs[0]['trainable'] / 1e6:.2f} M | {cells} |")
     budgets = [
-        f"{TASK_NAMES[name].split(',')[0]}: {task['steps']} steps of {task['batch_size']} rows"
+        f"{TASK_NAMES[name].split(',')[0]}: {task['steps']} steps of {task['batch_size']} rows, "
+        f"the teacher {task['arms']['teacher']['0']['steps']}"
         for name, task in tasks.items()
     ]
     runs_of = {len(runs) for task in tasks.values() for arm, runs in task["arms"].items() if arm != "teacher"}
-    several = " or ".join(str(count) for count in sorted(runs_of) if count > 1)
-    note = f"Figures with ± are of {several} seeds, those without of one, and preliminary."
+    note = f"Mean ± deviation of {' or '.join(str(count) for count in sorted(runs_of) if count > 1)} seeds."
+    if 1 in runs_of:
+        note += " Students without a deviation are of one seed, and preliminary."
     budgets += [
         f"Seeds {' and '.join(task['later_teacher']['seeds'])} of {TASK_NAMES[name].split(',')[0]} learned from a "
         f"teacher that was trained anew by the same command ({task['later_teacher']['test'][task['metric']]:.1f})"
