@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recovery import LEARNING_RATES, PAIRS, Experiment
+from recovery import LEARNING_RATES, PAIRS, Experiment, add_teacher_options
 from recovery_tasks import TASKS
 from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
@@ -108,7 +108,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=["wnut17", "ncbi_disease", "ewt_pos"])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--teacher-steps", type=int, help="at most so many steps for a teacher")
+    add_teacher_options(parser)
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     transformers_logging.disable_progress_bar()

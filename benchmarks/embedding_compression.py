@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from recovery import MINILM, MPNET, Experiment
+from recovery import MINILM, MPNET, Experiment, add_teacher_options
 from recovery_tasks import TASKS
 from transformers import AutoModel, AutoModelForTokenClassification, AutoTokenizer, PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
@@ -238,7 +238,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", choices=LEARNING_RATES, default=list(LEARNING_RATES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--skip-dense", action="store_true", help="do not tune the tagger with its own table")
-    parser.add_argument("--teacher-steps", type=int, help="at most so many steps for a tagger that is not there yet")
+    add_teacher_options(parser)
     options = parser.parse_args()
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()

@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from recovery import PAIRS, Experiment
+from recovery import PAIRS, Experiment, add_teacher_options
 from recovery_tasks import TASKS
 from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
@@ -239,7 +239,7 @@ def read_options() -> Namespace:
     parser.add_argument("--recoveries", nargs="+", choices=LEARNING_RATES, default=list(LEARNING_RATES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, help="of every arm; by default those of recovery.py")
-    parser.add_argument("--teacher-steps", type=int, help="at most so many steps for a teacher that is not there yet")
+    add_teacher_options(parser)
     parser.add_argument("--only", choices=["before", "after"], help="leave the other part out")
     return parser.parse_args()
 

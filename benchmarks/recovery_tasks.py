@@ -40,6 +40,16 @@ class TaskSettings:
     epochs: int
     """Passes over the labels of an arm that also reads text; the others take the same steps in more passes."""
     batch_size: int
+    labelled_rows: int | None = None
+    """Questions, or sentences, to train on; all of them by default."""
+    teacher_learning_rate: float | None = None
+    """That of the pair by default."""
+
+    def select(self, data: Dataset) -> Dataset:
+        """The labelled rows that are to be used."""
+        if self.labelled_rows is None:
+            return data
+        return data.shuffle(seed=0).select(range(min(self.labelled_rows, len(data)))).flatten_indices()
 
 
 TASKS = {
@@ -50,9 +60,9 @@ TASKS = {
 }
 
 
-def make_task(name: str, data: Path) -> TaggingTask | AnsweringTask:
+def make_task(name: str, settings: TaskSettings, data: Path) -> TaggingTask | AnsweringTask:
     """The task called `name`, read from the data folder."""
-    return (AnsweringTask if name == "qa" else TaggingTask)(TASKS[name], data)
+    return (AnsweringTask if name == "qa" else TaggingTask)(settings, data)
 
 
 class TaggingTask:
@@ -63,6 +73,7 @@ class TaggingTask:
     def __init__(self, settings: TaskSettings, data: Path) -> None:
         self.settings = settings
         self.data = load_token_classification(data / settings.folder)
+        self.data["train"] = settings.select(self.data["train"])
         self.tags = self.data["train"].features["tags"].feature.names
         entities = any(tag.startswith("B-") for tag in self.tags)
         self.metric = "f1" if entities else "accuracy"
@@ -125,7 +136,7 @@ class AnsweringTask:
         self.settings = settings
         splits = load_question_answering(data / settings.folder)
         # The test split of the training corpus is not needed: XQuAD is the test.
-        train = concatenate_datasets([splits["train"], splits["test"]])
+        train = settings.select(concatenate_datasets([splits["train"], splits["test"]]))
         test = load_question_answering({"test": data / "xquad_en" / "xquad.en.json"})["test"]
         self.data = DatasetDict(train=train, validation=splits["validation"], test=test)
         pairs = exchange_questions(train, copies=1, seed=0)

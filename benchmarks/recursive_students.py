@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from recovery import LEARNING_RATES, MINILM, Experiment
+from recovery import LEARNING_RATES, MINILM, Experiment, add_teacher_options
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
 
@@ -232,7 +232,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=32, help="rows of a step of distillation")
     parser.add_argument("--max-tokens", type=int, default=64, help="tokens of its longest row")
     parser.add_argument("--embedding-size", type=int, default=128)
-    parser.add_argument("--teacher-steps", type=int, help="at most so many steps for a teacher")
+    add_teacher_options(parser)
     parser.add_argument(
         "--estimate", type=int, metavar="STEPS", help="time so many steps, say what all take, and stop"
     )
