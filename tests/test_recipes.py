@@ -209,6 +209,25 @@ def test_a_tagger_that_is_trained_on_keeps_its_head(tmp_path: Path, caplog: pyte
     assert "is left behind: it has the labels" in caplog.text
 
 
+@pytest.mark.parametrize("knows_the_task", [False, True])
+def test_a_new_head_is_fitted_before_the_encoder_moves_and_an_old_one_kept(
+    knows_the_task: bool, tmp_path: Path
+) -> None:
+    tagger = tiny_teacher()
+    head = tagger.classifier.weight.detach().clone()
+    stands_still = Budget(epochs=1, learning_rate=1e-12)
+    trained = train_tagger(
+        tagger if knows_the_task else tagger.base_model,
+        DatasetDict(train=dataset(8), validation=dataset(), test=dataset()),
+        tmp_path / "out",
+        tokenizer=tiny_tokenizer(),
+        budget=stands_still,
+    )
+    assert torch.allclose(trained.model.classifier.weight, head, atol=1e-6) == knows_the_task
+    # Random states of four sentences are enough to tell their words apart.
+    assert (trained.scores["f1"] > 0.9) != knows_the_task
+
+
 def test_a_model_given_in_memory_stays_as_it_is(tmp_path: Path) -> None:
     encoder = AutoModel.from_config(tiny_config())
     before = {name: value.clone() for name, value in encoder.state_dict().items()}

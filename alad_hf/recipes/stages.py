@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset, DatasetDict
+from torch import nn
 from transformers import (
     EvalPrediction,
     PreTrainedModel,
@@ -35,7 +37,7 @@ from ..models.alad_construction import load_tokenizer
 from ..models.modeling_alad import AlAdPreTrainedModel
 from ..models.quantized_student import check_frozen
 from ..models.student import bare_encoder, load_student
-from ..models.teacher import copy_head, load_teacher, state_width
+from ..models.teacher import copy_head, load_teacher, state_width, tagging_head
 from ..training.distillation import distilling
 from ..training.stages import published_arguments, train
 from .budget import MOST_EVALUATIONS, Budget, Mode
@@ -132,6 +134,8 @@ class Task:
     evaluate: Callable[[PreTrainedModel, PreTrainedTokenizerBase, Dataset], dict[str, float]]
     labels: dict[str, dict] = field(default_factory=dict)
     """`id2label` and `label2id` of the model, where the task has labels."""
+    fit_head: Callable[..., object] | None = None
+    """Fits a new head to labelled rows before the encoder moves, see `fit_tagging_head`."""
 
 
 def check_one_process() -> None:
@@ -243,7 +247,7 @@ def train_and_save(
     training, epochs = rows["train"], budget.epochs
     distilled = parts.teacher is not None and not adapter
     if parts.teacher is None or distilled:
-        model = _with_stock_head(task, parts)
+        model = _with_stock_head(task, parts, labelled=training, budget=budget)
     else:
         model = task.alad_class.from_student_pretrained(
             parts.encoder,
@@ -392,8 +396,16 @@ def training_arguments(folder: Path, budget: Budget, **arguments: Any) -> Traini
     )
 
 
-def _with_stock_head(task: Task, parts: Parts) -> PreTrainedModel:
-    """The encoder in a stock model: with its own head where that is for these labels, else with the teacher's or none.
+def _with_stock_head(
+    task: Task, parts: Parts, *, labelled: Dataset | None = None, budget: Budget | None = None
+) -> PreTrainedModel:
+    """The encoder in a stock model: with its own head where that is for these labels, else the teacher's or a new one.
+
+    Args:
+        task: What is learned.
+        parts: See `load_parts`.
+        labelled: Encoded rows that a new head is fitted to, where the task can and there is no teacher.
+        budget: Its batch size and seed serve that fit.
 
     Raises:
         ValueError: The stock model has weights that the encoder lacks.
@@ -413,6 +425,10 @@ def _with_stock_head(task: Task, parts: Parts) -> PreTrainedModel:
         model.load_state_dict(head, strict=False)
     elif parts.teacher is not None:
         copy_head(model, parts.teacher)
+    elif labelled is not None and task.fit_head is not None and isinstance(tagging_head(model), nn.Linear):
+        model.to(PartialState().device)  # where the Trainer will put it
+        budget = budget or Budget()
+        task.fit_head(model, labelled, tokenizer=parts.tokenizer, batch_size=budget.batch_size, seed=budget.seed)
     return model
 
 

@@ -14,6 +14,7 @@ from ..data.token_labels import encode_tagged_words
 from ..evaluation.compute_metrics import entity_metrics, tagging_metrics
 from ..models.modeling_alad import AlAdForTokenClassification
 from ..tagging import evaluate_tagger
+from ..training.linear_probe import fit_tagging_head
 from .budget import EXCHANGED_COPIES, Budget
 from .exchanged_mentions import exchange_mentions
 from .stages import Task, TrainedModel, load_parts, score_and_describe, train_and_save
@@ -46,7 +47,8 @@ def train_tagger(
     """Fine-tune an encoder on tagged words; with a teacher, as the student of an AlAd model.
 
     With a teacher, the adapter (and, unless frozen, the student) learns the labels and, on them and on `texts` mixed
-    among them, the teacher's states and its head's logits. Of up to five evaluations on `data["validation"]` the best
+    among them, the teacher's states and its head's logits. Without one, a new head is first fitted to the encoder as
+    it is (`fit_tagging_head`), then both learn the labels. Of up to five evaluations on `data["validation"]` the best
     is kept. Model and tokenizer are saved in `output_dir`, checkpoints below it.
 
     The two modes are one argument apart. `freeze_student=True` is plug-and-play: adapter and head only, minutes on a
@@ -144,6 +146,7 @@ def tagging_task(tags: list[str]) -> Task:
         best="f1" if is_entities else "accuracy",
         evaluate=evaluate_tagger,
         labels={"id2label": dict(enumerate(tags)), "label2id": {tag: index for index, tag in enumerate(tags)}},
+        fit_head=fit_tagging_head,
     )
 
 
