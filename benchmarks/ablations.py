@@ -59,6 +59,7 @@ VARIANTS = {
         "plug_and_play", {"window_size": 9, "adapter_size": 160}, closed_form_start=True
     ),
     "joint": Variant("joint"),
+    "joint, learning rate 5e-4": Variant("joint", learning_rate=5e-4),
     "joint, learning rate 2e-3": Variant("joint", learning_rate=2e-3),
     "joint, window 9, adapter of 160": Variant("joint", {"window_size": 9, "adapter_size": 160}),
     "joint, closed-form start": Variant("joint", closed_form_start=True),

@@ -27,7 +27,7 @@ def fit_tagging_head(
     *,
     tokenizer: PreTrainedTokenizerBase,
     tokens: int = 20_000,
-    penalty: float = 1e-3,
+    penalty: float = 1e-2,
     batch_size: int = 32,
     seed: int = 0,
 ) -> float:
