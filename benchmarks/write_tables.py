@@ -99,9 +99,9 @@ def fitted_heads() -> str:
     return "\n".join([*lines, "", "One run each, 32 rows a step. Evaluations are 53 steps apart, 85 on NCBI-disease."])
 
 
-def ablations() -> str:
+def ablations(pair: str = "minilm") -> str:
     """Scores of an arm with one or two things changed, task by task."""
-    ((pair, tasks),) = json.loads((RESULTS / "ablations.json").read_text()).items()
+    tasks = json.loads((RESULTS / "ablations.json").read_text())[pair]
     unchanged = json.loads((RESULTS / "recovery.json").read_text())["runs"][pair]
     return "\n\n".join(ablations_of_task(task, entry, unchanged[task]) for task, entry in tasks.items())
 
@@ -402,6 +402,7 @@ def export_speed() -> str:
 
 TABLES = {
     "ablations": ablations,
+    "ablations_mpnet": partial(ablations, "mpnet"),
     "export_speed": export_speed,
     "fitted_heads": fitted_heads,
     "recovery": recovery,
@@ -421,6 +422,7 @@ TABLES = {
     "recursive_students": recursive_students,
 }
 RESULTS_OF = {
+    "ablations_mpnet": "ablations",
     "recovery_mpnet": "recovery",
     "grafting_recovered": "grafting",
     "small_students": "grafting",
