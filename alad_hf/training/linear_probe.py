@@ -50,8 +50,12 @@ def fit_tagging_head(
         The mean cross entropy that the new head has on what it was fitted to.
 
     Raises:
-        ValueError: The head is no linear layer, or the rows have no labels.
+        ValueError: The head is no linear layer, the rows have no labels, or a number is out of range.
     """
+    if tokens < 1 or batch_size < 1 or penalty < 0:
+        raise ValueError(
+            f"tokens={tokens} and batch_size={batch_size} must be 1 or more, penalty={penalty} must not be negative."
+        )
     head = tagging_head(model)
     if not isinstance(head, nn.Linear):
         raise ValueError(

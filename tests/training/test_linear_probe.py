@@ -140,3 +140,6 @@ def test_bad_input() -> None:
     nothing = rows.map(lambda row: {"labels": [-100] * len(row["labels"])})
     with pytest.raises(ValueError, match="nothing to fit"):
         fit_tagging_head(tiny_tagger(), nothing, tokenizer=tiny_tokenizer())
+    for wrong in ({"tokens": 0}, {"batch_size": 0}, {"penalty": -1e-3}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))}={next(iter(wrong.values()))}"):
+            fit_tagging_head(tiny_tagger(), rows, tokenizer=tiny_tokenizer(), **wrong)
