@@ -214,9 +214,10 @@ class Experiment:
                 steps = min(steps, self.options.teacher_steps)
             rate = self.settings.teacher_learning_rate or self.pair.teacher_learning_rate
             rows = self.task.training_rows(self.teacher_tokenizer)
-            if self.options.fit_teacher_head:
+            penalty = self.options.fit_teacher_head
+            if penalty is not None:
                 with self.reading():
-                    fit_tagging_head(model, rows, tokenizer=self.teacher_tokenizer)
+                    fit_tagging_head(model, rows, tokenizer=self.teacher_tokenizer, penalty=penalty)
                 logging.info("head fitted: %.2f on dev", self.score(model, "validation")[self.task.metric])
             report = self.fit(
                 model,
@@ -230,7 +231,7 @@ class Experiment:
             model.save_pretrained(folder)
             self.teacher_tokenizer.save_pretrained(folder)
             report |= {"steps": steps, "learning_rate": rate, "read_in_bfloat16": self.options.bfloat16_teacher}
-            report |= {"fitted_head": self.options.fit_teacher_head}
+            report |= {"head_penalty": penalty}
             report |= {"parameters": count_parameters(model), "trainable": count_parameters(model)}
             self.tokenizer = student_tokenizer
             (folder / "dev.json").write_text(json.dumps(report))
@@ -329,7 +330,12 @@ def add_teacher_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--teacher-steps", type=int, help="at most so many steps for a teacher")
     parser.add_argument("--teacher-evaluations", type=int, default=EVALUATIONS, help="on dev; the best is kept")
     parser.add_argument(
-        "--fit-teacher-head", action="store_true", help="fit a tagger's head before the encoder moves as well"
+        "--fit-teacher-head",
+        nargs="?",
+        type=float,
+        const=1e-2,
+        metavar="PENALTY",
+        help="fit a tagger's head before the encoder moves, by default with the default penalty",
     )
     parser.add_argument(
         "--bfloat16-teacher",

@@ -2,8 +2,8 @@
 
 Most words of a text are no entity. Under a random head, the first thing that gradients teach an encoder is therefore
 to say so of every token, by one shift that all states share. Where states differ little, as in encoders that were made
-to embed whole sentences, this shift drowns what told the tokens apart, and the tagger finds nothing. A head that knows
-what of the labels the states show already gives an encoder better things to learn.
+to embed whole sentences, this shift can drown what told the tokens apart, and the tagger finds nothing. A head that
+knows what of the labels the states show already gives an encoder better things to learn.
 """
 
 from __future__ import annotations
