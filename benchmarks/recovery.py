@@ -144,9 +144,12 @@ class BestOnDev(TrainerCallback):
 class Experiment:
     """One pair on one task: its rows, its teacher, and a method to train an arm."""
 
-    def __init__(self, options: argparse.Namespace, pair_name: str, task_name: str) -> None:
+    def __init__(self, options: argparse.Namespace, pair_name: str, task_name: str, *, longer: int = 1) -> None:
         self.options, self.pair = options, PAIRS[pair_name]
         self.settings = dataclasses.replace(TASKS[task_name], **self.pair.tasks.get(task_name, {}))
+        self.teacher_epochs = max(self.settings.epochs, 3)
+        more = {"epochs": longer * self.settings.epochs, "text_rows": longer * self.settings.text_rows}
+        self.settings = dataclasses.replace(self.settings, **more)
         self.task = make_task(task_name, self.settings, options.data)
         self.work = options.work / pair_name / task_name
         self.student_source = resolve_pretrained(self.pair.student)
@@ -209,7 +212,7 @@ class Experiment:
             set_seed(0)
             model = self.task.stock_class.from_pretrained(self.teacher_source, **self.task.labels())
             student_tokenizer, self.tokenizer = self.tokenizer, self.teacher_tokenizer
-            steps = max(self.settings.epochs, 3) * -(-len(self.rows) // self.settings.batch_size)
+            steps = self.teacher_epochs * -(-len(self.rows) // self.settings.batch_size)
             if self.options.teacher_steps:
                 steps = min(steps, self.options.teacher_steps)
             rate = self.settings.teacher_learning_rate or self.pair.teacher_learning_rate
@@ -354,6 +357,13 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument(
+        "--longer",
+        type=int,
+        default=1,
+        metavar="TIMES",
+        help="the students' passes over the labels times this, and their rows of text, as far as there are",
+    )
     add_teacher_options(parser)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
@@ -362,11 +372,13 @@ def main() -> None:
 
     results = json.loads(options.out.read_text()) if options.out.exists() else {"runs": {}}
     settings = {"learning_rates": LEARNING_RATES, "lora_rank": LORA_RANK}
+    if options.longer > 1:
+        settings["longer"] = options.longer
     if results.setdefault("settings", settings) != settings:
         raise SystemExit(f"{options.out} was made with other settings: {results['settings']}. Name another --out.")
     for pair_name in options.pairs:
         for task_name in options.tasks:
-            experiment = Experiment(options, pair_name, task_name)
+            experiment = Experiment(options, pair_name, task_name, longer=options.longer)
             entry = results["runs"].setdefault(pair_name, {}).setdefault(task_name, {"arms": {}})
             entry |= {
                 "metric": experiment.task.metric,

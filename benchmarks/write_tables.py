@@ -38,9 +38,9 @@ PAIR_NAMES = {
 }
 
 
-def recovery(pair: str = "minilm") -> str:
+def recovery(pair: str = "minilm", results: str = "recovery") -> str:
     """Test scores of every arm on every task, how much of the gap it recovers, and the budget below."""
-    tasks = json.loads((RESULTS / "recovery.json").read_text())["runs"][pair]
+    tasks = json.loads((RESULTS / f"{results}.json").read_text())["runs"][pair]
 
     def scores(task: str, arm: str) -> list[float]:
         runs = tasks[task]["arms"].get(arm, {})
@@ -406,6 +406,7 @@ TABLES = {
     "export_speed": export_speed,
     "fitted_heads": fitted_heads,
     "recovery": recovery,
+    "recovery_longer": partial(recovery, results="recovery_longer"),
     "recovery_mpnet": partial(recovery, "mpnet"),
     "speed": speed,
     "shapes": shapes,
