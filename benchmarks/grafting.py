@@ -1,6 +1,6 @@
 """Fewer layers by grafting, against dropping layers and pruning width: before and after recovery.
 
-    python benchmarks/grafting.py --data ../shared/data [--tasks wnut17 ncbi_disease ewt_pos] [--only before]
+    python benchmarks/grafting.py --data ../shared/data [--tasks wnut17 ncbi_disease ewt_pos qa] [--only before]
 
 The teacher is MiniLM-L6 fine-tuned on the task (`recovery.py --work` keeps it; it is trained if it is not there). Each
 arm makes a student of it, is scored as it is, and is then trained, all arms for the same number of steps: by the
@@ -30,7 +30,6 @@ from recovery_tasks import TASKS
 from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
 
-from alad_hf import AlAdForTokenClassification
 from alad_hf.compression import graft_layers, prune_width, truncate_layers
 from alad_hf.compression.encoder_layouts import encoder_layers
 from alad_hf.compression.layer_lists import find_layers
@@ -54,6 +53,8 @@ class Arm:
     make: str
     options: dict[str, Any] = field(default_factory=dict)
     schedule: str = "at_once"
+    calibration: str = "labels"
+    """What the student is made on: the labelled rows, or plain text, which for questions are the paragraphs alone."""
 
 
 def _graft(strategy: str, schedule: str = "at_once", **options: Any) -> Arm:
@@ -84,6 +85,7 @@ ARMS = {
     **_truncations(),
     "width": Arm("prune", {"refit": False}),
     "width_refit": Arm("prune"),
+    "width_refit_text": Arm("prune", calibration="text"),
 }
 
 
@@ -98,7 +100,7 @@ class Grafting:
 
     def student(self, arm: Arm, depth: int) -> PreTrainedModel:
         """A student of the teacher; made once, for nothing about it is random."""
-        key = f"{arm.make} {arm.options} {depth}"
+        key = f"{arm.make} {arm.options} {arm.calibration} {depth}"
         if key not in self._made:
             self._made[key] = self.make_student(arm, depth, self.teacher)
         return copy.deepcopy(self._made[key])
@@ -106,7 +108,7 @@ class Grafting:
     def make_student(self, arm: Arm, depth: int, model: PreTrainedModel, **changes: Any) -> PreTrainedModel:
         """A student of `model`."""
         text = {
-            "texts": self.labelled,
+            "texts": self.labelled if arm.calibration == "labels" else self.experiment.task.lines,
             "tokenizer": self.experiment.tokenizer,
             "max_tokens": CALIBRATION_TOKENS,
         }
@@ -151,7 +153,7 @@ class Grafting:
         model, left = stages[arm.schedule](arm, depth, seed, steps, recovery)
         if recovery in ("alad", "plug_and_play"):
             # The embeddings stay, as in the other arm.
-            model = AlAdForTokenClassification.from_student_pretrained(
+            model = self.experiment.task.alad_class.from_student_pretrained(
                 model,
                 teacher=self.teacher,
                 tokenizer=self.experiment.tokenizer,
@@ -228,12 +230,7 @@ def read_options() -> Namespace:
     parser.add_argument("--work", type=Path, default=Path(".benchmarks/recovery"), help="as of recovery.py")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/grafting.json"))
     parser.add_argument("--pair", choices=PAIRS, default="minilm", help="whose teacher it is; see recovery.py")
-    parser.add_argument(
-        "--tasks",
-        nargs="+",
-        choices=[name for name in TASKS if name != "qa"],
-        default=["wnut17", "ncbi_disease", "ewt_pos"],
-    )
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--depths", nargs="+", type=int, default=list(DEPTHS))
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--recoveries", nargs="+", choices=LEARNING_RATES, default=list(LEARNING_RATES))

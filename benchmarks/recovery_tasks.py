@@ -18,9 +18,8 @@ from transformers import (
 )
 
 from alad_hf import AlAdForQuestionAnswering, AlAdForTokenClassification
-from alad_hf.data import DataCollatorForAlignment, encode_tagged_words, encode_text
+from alad_hf.data import DataCollatorForAlignment, encode_questions, encode_tagged_words, encode_text
 from alad_hf.data.loading import load_question_answering, load_token_classification
-from alad_hf.data.question_answering import question_answering_features
 from alad_hf.evaluation import entity_metrics, squad_scores, tagging_metrics
 from alad_hf.question_answering import QuestionAnswerer
 from alad_hf.recipes import exchange_questions
@@ -139,6 +138,7 @@ class AnsweringTask:
         train = settings.select(concatenate_datasets([splits["train"], splits["test"]]))
         test = load_question_answering({"test": data / "xquad_en" / "xquad.en.json"})["test"]
         self.data = DatasetDict(train=train, validation=splits["validation"], test=test)
+        self.lines = sorted(set(train["context"]))
         pairs = exchange_questions(train, copies=1, seed=0)
         self.pairs = pairs.shuffle(seed=0).select(range(min(settings.text_rows, len(pairs)))).flatten_indices()
 
@@ -166,14 +166,7 @@ class AnsweringTask:
         teacher_tokenizer: PreTrainedTokenizerBase | None,
         for_training: bool = True,
     ) -> Dataset:
-        arguments = {
-            "tokenizer": tokenizer,
-            "for_training": for_training,
-            "teacher_tokenizer": teacher_tokenizer,
-        }
-        return data.map(
-            question_answering_features, batched=True, remove_columns=data.column_names, fn_kwargs=arguments
-        )
+        return encode_questions(data, tokenizer, for_training=for_training, teacher_tokenizer=teacher_tokenizer)
 
     def score(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, split: str) -> dict[str, float]:
         """Scores from 0 to 100 on "validation" or "test"."""

@@ -12,9 +12,11 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.collators import DataCollatorForAlignment
+from ..data.question_answering import encode_questions
 from ..data.token_labels import longest_input
 from ..data.unlabelled_text import encode_text
 from ..models.teacher import accepted_arguments
+from ..question_answering import window_sizes
 from .layer_lists import find_layers
 
 CALIBRATION_TOKENS = 20_000
@@ -28,7 +30,8 @@ class CalibrationText:
     Args:
         model: The model that will read it.
         texts: Strings, or a dataset with a column `text`, `tokens` or `input_ids`. Rows with `input_ids` may be
-            labelled, with `labels` or `start_positions` and `end_positions`.
+            labelled, with `labels` or `start_positions` and `end_positions`. Or questions, with the columns
+            `question`, `context` and `answers`.
         tokenizer: The model's tokenizer.
         batch_size: Rows of a batch; results do not depend on it.
         max_tokens: Rows are taken, evenly over the text, until they have so many tokens; None takes all.
@@ -47,6 +50,9 @@ class CalibrationText:
         max_tokens: int | None = None,
     ) -> None:
         labels: list[str] = []
+        if isinstance(texts, Dataset) and {"question", "context", "answers"} <= set(texts.column_names):
+            max_length, overlap = window_sizes(model, tokenizer)
+            texts = encode_questions(texts, tokenizer, max_length=max_length, overlap=overlap, for_training=True)
         if isinstance(texts, Dataset) and "input_ids" in texts.column_names:
             labels = [name for name in LABEL_COLUMNS if name in texts.column_names]
             names = [*(name for name in tokenizer.model_input_names if name in texts.column_names), *labels]

@@ -7,6 +7,7 @@ from .columns import read_conll, read_conllu
 from .json_lines import read_json_lines
 from .loading import load_question_answering, load_token_classification
 from .mixing import mix_rows
+from .question_answering import encode_questions
 from .squad import read_squad
 from .tag_schemes import TAG_SCHEMES, corpus_to_iob2, detect_tag_scheme, to_iob2
 from .token_alignment import teacher_columns
@@ -18,6 +19,7 @@ __all__ = [
     "DataCollatorForAlignment",
     "corpus_to_iob2",
     "detect_tag_scheme",
+    "encode_questions",
     "encode_tagged_words",
     "encode_text",
     "load_question_answering",

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from datasets import Dataset
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from ..models.teacher import tokenizes_alike
@@ -17,6 +18,36 @@ logger = logging.getLogger(__name__)
 
 Span = tuple[int, int]
 _NO_CONTEXT: Span = (-1, -1)
+
+
+def encode_questions(
+    data: Dataset, tokenizer: PreTrainedTokenizerBase, *, for_training: bool, **arguments: Any
+) -> Dataset:
+    """Tokenise a dataset of questions with their contexts: `question_answering_features` of all its rows.
+
+    Args:
+        data: Columns `question`, `context` and, for training, `answers`, as of SQuAD; else `id`.
+        tokenizer: A fast tokenizer.
+        for_training: With the positions of the answers, or else with what it takes to find answers.
+        **arguments: More of `question_answering_features`, such as `max_length`.
+
+    Returns:
+        One row a window, of which an example has one or more; the old columns are gone.
+
+    Raises:
+        TypeError: As `question_answering_features`.
+        ValueError: As `question_answering_features`.
+
+    Example:
+        >>> rows = encode_questions(data["train"], tokenizer, for_training=True)  # doctest: +SKIP
+    """
+    return data.map(
+        question_answering_features,
+        batched=True,
+        remove_columns=data.column_names,
+        fn_kwargs={"tokenizer": tokenizer, "for_training": for_training, **arguments},
+        desc="Tokenizing",
+    )
 
 
 def question_answering_features(
@@ -34,7 +65,7 @@ def question_answering_features(
 
     Each window holds the whole question and as many context tokens as fit; consecutive windows of an example share
     `overlap` context tokens, so that an answer cut by one window's edge lies whole in the next. An example gives one
-    or more windows, so `Dataset.map` must remove the old columns.
+    or more windows, so `Dataset.map` must remove the old columns, as `encode_questions` does.
 
     Args:
         examples: Columns `id`, `question`, `context` and, for training, `answers`
@@ -62,12 +93,6 @@ def question_answering_features(
         ValueError: If a question leaves no room for its context or not more than `overlap` tokens, if `max_length`
             exceeds what the tokenizer states for its model, if an answer is not found where it is said to start, if
             the teacher's tokenizer is a slow one, or if fewer tokens than `minimum_coverage` have a counterpart.
-
-    Example:
-        >>> features = dataset.map(
-        ...     question_answering_features, batched=True, remove_columns=dataset.column_names,
-        ...     fn_kwargs={"tokenizer": tokenizer, "for_training": True},
-        ... )  # doctest: +SKIP
     """
     _check_tokenizer(tokenizer, max_length)
     _check_room(examples, tokenizer, max_length, overlap)

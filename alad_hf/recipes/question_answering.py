@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from ..data.loading import load_question_answering
-from ..data.question_answering import question_answering_features
+from ..data.question_answering import encode_questions
 from ..evaluation.question_answering_metrics import question_answering_metrics
 from ..models.modeling_alad import AlAdForQuestionAnswering
 from ..question_answering import evaluate_question_answerer, window_sizes
@@ -115,7 +115,7 @@ def train_question_answerer(
         max_length = min(window_sizes(parts.encoder, parts.tokenizer)[0], parts.teacher_max_length)
     max_length, overlap = window_sizes(parts.encoder, parts.tokenizer, max_length, overlap)
     windows = partial(
-        _windows,
+        encode_questions,
         tokenizer=parts.tokenizer,
         max_length=max_length,
         overlap=overlap,
@@ -155,32 +155,6 @@ def train_question_answerer(
     )
     scores, split = score_and_describe(task, model, parts.tokenizer, data, dataset_name=dataset_name, budget=budget)
     return TrainedQuestionAnswerer(model, parts.tokenizer, scores, split, budget)
-
-
-def _windows(
-    examples: Dataset,
-    *,
-    tokenizer: PreTrainedTokenizerBase,
-    max_length: int,
-    overlap: int,
-    for_training: bool,
-    teacher_tokenizer: PreTrainedTokenizerBase | None = None,
-    teacher_max_length: int | None = None,
-) -> Dataset:
-    return examples.map(
-        question_answering_features,
-        batched=True,
-        remove_columns=examples.column_names,
-        fn_kwargs={
-            "tokenizer": tokenizer,
-            "max_length": max_length,
-            "overlap": overlap,
-            "for_training": for_training,
-            "teacher_tokenizer": teacher_tokenizer,
-            "teacher_max_length": teacher_max_length,
-        },
-        desc="Tokenizing",
-    )
 
 
 def _as_examples(pairs: Iterable[tuple[str, str]] | Dataset) -> Dataset:

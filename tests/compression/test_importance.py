@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from datasets import Dataset
 from graft_models import HEADS, LAYOUTS, NEURONS, model_of, text_for
+from tiny import tiny_tokenizer
 from torch.nn import functional
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel
 
 from alad_hf.compression.calibration import CalibrationText
 from alad_hf.compression.encoder_layouts import LayerParts, encoder_layers
 from alad_hf.compression.importance import layer_importance
+from alad_hf.data import encode_questions
 
 
 def scaled(part: LayerParts, kind: str, index: int, factor: float) -> None:
@@ -98,11 +101,15 @@ def test_nothing_of_the_model_changes_also_where_it_is_frozen() -> None:
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-def test_answers_have_a_loss_too() -> None:
+def answerer() -> PreTrainedModel:
     torch.manual_seed(0)
     config = model_of().config
     config.num_labels = 2
-    model = AutoModelForQuestionAnswering.from_config(config).eval()
+    return AutoModelForQuestionAnswering.from_config(config).eval()
+
+
+def test_answers_have_a_loss_too() -> None:
+    model = answerer()
     text = text_for(model, 8)
     unlabelled = layer_importance(model, text)
     for batch in text.batches:
@@ -112,6 +119,26 @@ def test_answers_have_a_loss_too() -> None:
     labelled = layer_importance(model, text)
     assert unlabelled.heads[0].min() > 0 and labelled.heads[0].min() > 0
     assert not torch.allclose(unlabelled.heads[0], labelled.heads[0])
+
+
+def test_questions_are_read_beside_their_paragraphs_and_their_answers_count() -> None:
+    context = " ".join(["smith works in paris"] * 12)
+    answers = [{"text": ["paris"], "answer_start": [context.index("paris")]}, {"text": [], "answer_start": []}]
+    columns = {"id": ["a", "b"], "question": ["a paris", "b"], "context": [context] * 2, "answers": answers}
+    questions, model, tokenizer = Dataset.from_dict(columns), answerer(), tiny_tokenizer()
+    given = CalibrationText(model, questions, tokenizer)
+    lengths = {
+        "max_length": model.config.max_position_embeddings,
+        "overlap": model.config.max_position_embeddings // 3,
+    }
+    rows = encode_questions(questions, tokenizer, for_training=True, **lengths)
+    assert given.labelled and len(rows) > len(questions), "the paragraph needs more than one window"
+    by_hand = CalibrationText(model, rows, tokenizer)
+    for read, wanted in zip(given.batches, by_hand.batches, strict=True):
+        assert read.keys() == wanted.keys() and {"start_positions", "end_positions"} < read.keys()
+        assert all(torch.equal(read[name], wanted[name]) for name in read)
+    answer = rows[0]["input_ids"][rows[0]["start_positions"] : rows[0]["end_positions"] + 1]
+    assert answer == tokenizer("paris", add_special_tokens=False)["input_ids"]
 
 
 def test_normalised_scores_have_length_one_in_every_layer() -> None:

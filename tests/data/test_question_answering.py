@@ -11,7 +11,7 @@ from tiny import tiny_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from alad_hf.data.question_answering import question_answering_features
+from alad_hf.data.question_answering import encode_questions, question_answering_features
 
 WORDS = "smith jones london berlin a to works visited played x5 un, b. unplayed".split()
 
@@ -184,7 +184,7 @@ def test_a_tokenizer_that_pads_left_has_the_question_last_and_positions_that_sta
     assert held
 
 
-def test_columns_and_use_in_dataset_map(tokenizer):
+def test_a_dataset_gets_the_columns_of_its_windows(tokenizer):
     examples = random_examples(9)
     dataset = Dataset.from_dict(examples)
     inputs = {"input_ids", "token_type_ids", "attention_mask"}
@@ -192,17 +192,13 @@ def test_columns_and_use_in_dataset_map(tokenizer):
         (True, {"start_positions", "end_positions"}),
         (False, {"example_id", "offset_mapping", "cls_index"}),
     ):
-        options = {"tokenizer": tokenizer, "max_length": 40, "overlap": 9, "for_training": for_training}
-        mapped = dataset.map(
-            question_answering_features,
-            batched=True,
-            batch_size=4,
-            remove_columns=dataset.column_names,
-            fn_kwargs=options,
-        )
-        assert set(mapped.column_names) == inputs | extra
-        direct = question_answering_features(examples, **options)
-        assert mapped["input_ids"][:] == direct["input_ids"]
+        options = {"max_length": 40, "overlap": 9, "for_training": for_training}
+        rows = encode_questions(dataset, tokenizer, **options)
+        assert set(rows.column_names) == inputs | extra
+        direct = question_answering_features(examples, tokenizer, **options)
+        assert len(rows) > len(dataset)
+        compared = ["input_ids", "attention_mask", "start_positions" if for_training else "example_id"]
+        assert all(rows[name][:] == direct[name] for name in compared)
 
 
 def test_the_literal_cls_token_in_a_text_is_not_taken_for_the_real_one():
