@@ -9,11 +9,13 @@ from typing import Annotated, Any, Literal, get_args
 
 import typer
 import yaml  # type: ignore[import-untyped]
-from transformers import PreTrainedModel
+from datasets import Dataset, DatasetDict
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..compression.grafting import PairChoice
 from .application import Report, console, verb
-from .models import load_model
+from .evaluate import load_split
+from .models import Kind, load_model
 from .options import Output, TextFiles, read_lines
 from .tables import facts_table
 from .train import layer_indices
@@ -21,9 +23,9 @@ from .train import layer_indices
 Method = Literal["truncate", "graft", "prune", "recursive", "svd", "autoencoder", "lighttoken", "pq", "int8", "int4"]
 
 _OPTIONS_OF: dict[str, tuple[str, ...]] = {
-    "truncate": ("layers", "num_layers", "text", "refit"),
-    "graft": ("num_layers", "strategy", "text", "refit", "seed", "picture"),
-    "prune": ("heads", "neurons", "text", "refit", "seed", "picture"),
+    "truncate": ("layers", "num_layers", "text", "data", "refit"),
+    "graft": ("num_layers", "strategy", "text", "data", "refit", "seed", "picture"),
+    "prune": ("heads", "neurons", "text", "data", "refit", "seed", "picture"),
     "recursive": ("num_layers", "embedding_size", "num_bytes", "text"),
 }
 _OPTIONS_OF_EMBEDDINGS = ("ratio", "num_bytes", "seed")
@@ -60,6 +62,13 @@ def compress(
     heads: Annotated[int | None, typer.Option(help="prune: heads of each layer to keep; all if omitted.")] = None,
     neurons: Annotated[int | None, typer.Option(help="prune: neurons of each layer to keep; all if omitted.")] = None,
     text: TextFiles = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="truncate, graft, prune: labelled data as of train, in place of --text; its labels say what matters, "
+            "and a question answerer reads questions."
+        ),
+    ] = None,
     refit: Annotated[
         bool | None,
         typer.Option(help="truncate, graft, prune: fit what is left to the original on the text, in closed form."),
@@ -95,6 +104,7 @@ def compress(
         "heads": heads,
         "neurons": neurons,
         "text": text or None,
+        "data": data,
         "refit": refit,
         "ratio": ratio,
         "embedding_size": embedding_size,
@@ -110,10 +120,13 @@ def compress(
             f"With --method {method} there is nothing that {_flags(useless)} could do: leave it out. It reads "
             f"{_flags(known)}."
         )
-    _, original, tokenizer = load_model(model)
+    if "text" in options and "data" in options:
+        raise ValueError("--text and --data say both what is read: leave one of them out.")
+    kind, original, tokenizer = load_model(model)
     if "text" in options:
-        options["texts"] = read_lines(options.pop("text"))
-        options["tokenizer"] = tokenizer
+        options |= {"texts": read_lines(options.pop("text")), "tokenizer": tokenizer}
+    if "data" in options:
+        options |= {"texts": _labelled_rows(kind, original, tokenizer, options.pop("data")), "tokenizer": tokenizer}
     if options.pop("picture", None) is not None:  # drawn below, if there is what draws it
         figure_class()
     smaller = _MAKERS.get(method, _embeddings(method))(original, options | _parsed(option or []))
@@ -207,8 +220,30 @@ def _recursive(model: PreTrainedModel, options: dict[str, Any]) -> PreTrainedMod
 
 def _with_text(method: str, options: dict[str, Any]) -> dict[str, Any]:
     if "texts" not in options:
-        raise ValueError(f"--method {method} reads text, some thousand sentences without labels: pass --text.")
+        raise ValueError(
+            f"--method {method} reads text, some thousand sentences without labels: pass --text. Or labelled data of "
+            "the model's task: pass --data."
+        )
     return options
+
+
+def _labelled_rows(kind: Kind, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: str) -> Dataset:
+    """The training split of a tagger as encoded rows, or of a question answerer as it is.
+
+    Raises:
+        ValueError: The model has no head, or does not know the tags, or there is no training split.
+    """
+    from ..data.token_labels import encode_tagged_words, longest_input
+    from ..recipes.tagging import with_tags_of
+
+    if kind == "encoder":
+        raise ValueError("--data is for a tagger or a question answerer; for an encoder without a head pass --text.")
+    rows = load_split(kind, data, "train")
+    if kind == "answerer":
+        return rows
+    rows = with_tags_of(model, DatasetDict(train=rows), called="model")["train"]
+    longest = longest_input(model.config, tokenizer)
+    return encode_tagged_words(rows, tokenizer, max_length=longest).remove_columns("sentence")
 
 
 def _embeddings(method: str) -> Callable[[PreTrainedModel, dict[str, Any]], PreTrainedModel]:

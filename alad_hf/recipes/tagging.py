@@ -150,24 +150,25 @@ def tagging_task(tags: list[str]) -> Task:
     )
 
 
-def with_tags_of(teacher: PreTrainedModel, data: DatasetDict) -> DatasetDict:
-    """Give tagged data the tag ids of a teacher, by the tags' names.
+def with_tags_of(tagger: PreTrainedModel, data: DatasetDict, *, called: str = "teacher") -> DatasetDict:
+    """Give tagged data the tag ids of a tagger, by the tags' names.
 
     Args:
-        teacher: A token classifier.
+        tagger: A token classifier.
         data: Splits with the column `tags`.
+        called: What the error calls it.
 
     Raises:
-        ValueError: The data has tags that the teacher does not know.
+        ValueError: The data has tags that the tagger does not know.
     """
-    id2label: Any = teacher.config.id2label
-    names = [id2label[index] for index in sorted(teacher.config.id2label)]
+    id2label: Any = tagger.config.id2label
+    names = [id2label[index] for index in sorted(tagger.config.id2label)]
     own = {split: rows.features["tags"].feature.names for split, rows in data.items()}
     missing = sorted({name for used in own.values() for name in used} - set(names))
     if missing:
         raise ValueError(
-            f"The teacher does not know the tags {missing} of the data; it has {names}. Fine-tune the teacher on this "
-            "data first, or give it tags of the same names (teacher.config.id2label)."
+            f"The {called} does not know the tags {missing} of the data; it has {names}. Fine-tune the {called} on "
+            f"this data first, or give it tags of the same names ({called}.config.id2label)."
         )
     return DatasetDict({split: _with_names(rows, names) for split, rows in data.items()})
 

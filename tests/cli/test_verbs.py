@@ -11,10 +11,11 @@ from tiny import TAGS, tiny_tokenizer
 from transformers import AutoModel, AutoModelForQuestionAnswering, AutoModelForTokenClassification, AutoTokenizer
 
 from alad_hf import AlAdForTokenClassification, AlAdModel
-from alad_hf.compression import compress_embeddings, token_weights
-from alad_hf.data import load_token_classification
+from alad_hf.compression import compress_embeddings, prune_width, token_weights
+from alad_hf.data import encode_tagged_words, load_question_answering, load_token_classification
 from alad_hf.hub.model_card import record_training
 from alad_hf.question_answering import QuestionAnswerer
+from alad_hf.recipes.tagging import with_tags_of
 from alad_hf.tagging import evaluate_tagger, tag_text
 
 TASK = ["--data", "{corpus}", "--output", "{out}"]
@@ -149,6 +150,18 @@ def test_compress(folder: Path, tmp_path: Path, run, options: tuple) -> None:
     model = AutoModelForTokenClassification.from_pretrained(tmp_path / "out")  # the head is kept
     assert model.num_parameters() == facts["parameters"]
     assert list(model.config.id2label.values()) == TAGS
+
+
+def test_compress_by_the_labels_of_tagged_words(folder: Path, tmp_path: Path, run) -> None:
+    sizes = ("--method", "prune", "--heads", 1, "--neurons", 12)
+    run("compress", folder / "teacher", *sizes, "--data", folder / "corpus", "--output", tmp_path / "out")
+    teacher = AutoModelForTokenClassification.from_pretrained(folder / "teacher")
+    data = load_token_classification(folder / "corpus")
+    assert data["train"].features["tags"].feature.names != TAGS, "the data number their tags in another way"
+    rows = encode_tagged_words(with_tags_of(teacher, data)["train"], tiny_tokenizer(), max_length=32)
+    wanted = prune_width(teacher, heads=1, neurons=12, texts=rows, tokenizer=tiny_tokenizer()).state_dict()
+    made = AutoModelForTokenClassification.from_pretrained(tmp_path / "out").state_dict()
+    assert all(torch.equal(made[name], value) for name, value in wanted.items())
 
 
 def test_distill_a_recursive_student(folder: Path, tmp_path: Path, run) -> None:
@@ -353,6 +366,15 @@ def test_questions_from_training_to_answers(folder: Path, tmp_path: Path, run) -
 
     scores = run("evaluate", out, "--data", tmp_path, "--split", "validation", "--json")
     assert json.loads(scores.stdout)["total"] == 2
+
+    sizes = ("--method", "prune", "--heads", 1, "--neurons", 12)
+    run("compress", teacher, *sizes, "--data", tmp_path, "--output", tmp_path / "pruned")
+    asked_teacher = AutoModelForQuestionAnswering.from_pretrained(teacher)
+    read = {"texts": load_question_answering(tmp_path)["train"], "tokenizer": tiny_tokenizer()}
+    wanted = prune_width(asked_teacher, heads=1, neurons=12, **read).state_dict()
+    made = AutoModelForQuestionAnswering.from_pretrained(tmp_path / "pruned").state_dict()
+    assert all(torch.equal(made[name], value) for name, value in wanted.items())
+
     asked = {"question": "visited", "context": context}
     row = json.loads(run("predict", out, stdin=json.dumps(asked) + "\n").stdout)
     answer = row["answer"]
@@ -395,12 +417,21 @@ def test_questions_from_training_to_answers(folder: Path, tmp_path: Path, run) -
         (["train", "{student}", "--teacher", "{student}", *TASK], "does not know the tags ['B-LOC', 'B-PER'"),
         (["compress", "{student}", "--method", "truncate", "--output", "{out}"], "needs --layers"),
         (["compress", "{student}", "--method", "graft", "--output", "{out}"], "needs --num-layers"),
+        (
+            ["compress", "{teacher}", "--method", "prune", "--text", "x.txt", *TASK],
+            "--text and --data say both what is read",
+        ),
+        (["compress", "{student}", "--method", "prune", *TASK], "for an encoder without a head pass --text"),
+        (
+            ["compress", "{teacher}", "--method", "prune", "--data", "builtin", "--output", "{out}"],
+            "The model does not know the tags ['B-EVENT', 'B-ORG'",
+        ),
         (["compress", "{student}", "--method", "svd", "--option", "rank", "--output", "{out}"], "takes name=value"),
         (["compress", "{student}", "--method", "svd", "--option", "rnk=2", "--output", "{out}"], "rnk"),
         (["compress", "{student}", "--method", "graft", "--num-layers", "1", "--output", "{out}"], "pass --text"),
         (
             ["compress", "{student}", "--method", "prune", "--ratio", "2", "--layers", "1", "--output", "{out}"],
-            "nothing that --layers, --ratio could do: leave it out. It reads --heads, --neurons, --text, --refit, --s",
+            "nothing that --layers, --ratio could do: leave it out. It reads --heads, --neurons, --text, --data, --r",
         ),
     ],
 )
