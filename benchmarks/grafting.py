@@ -273,6 +273,7 @@ def main() -> None:
         metric = task.experiment.task.metric
         entry = results["runs"].setdefault(task_name, {"metric": metric, "depths": {}})
         entry["steps"] = options.steps or task.experiment.steps
+        entry["batch_size"] = task.experiment.settings.batch_size
         entry["teacher_training"] = {
             "steps": json.loads((task.experiment.work / "teacher" / "dev.json").read_text())["steps"],
             "learning_rate": task.experiment.pair.teacher_learning_rate,

@@ -176,6 +176,7 @@ GRAFTING_NAMES = {
     "every_second": "keep every second layer",
     "similarity": "drop the layers that change states least",
     "width": "keep all layers, prune heads and neurons to that share",
+    "width_refit_text": "the same, made on the paragraphs without questions",
     "graft_upper": "keep the bottom layers, graft all others into one",
     "graft": "graft neighbours",
     "graft_refit_similar": "graft the most similar neighbours",
@@ -220,6 +221,7 @@ RECOVERY_NAMES = {arm: f"{name}, not refitted" for arm, name in GRAFTING_NAMES.i
     "top_refit": "keep the top layers, refitted",
     "similarity_refit": "drop the layers that change states least, refitted",
     "width_refit": "keep all layers, prune heads and neurons to that share, refitted",
+    "width_refit_text": "the same, made on the paragraphs without questions",
 }
 
 SCHEDULES = ("one_by_one", "progressive")
@@ -272,7 +274,8 @@ def _trained_layers_of_task(task: str, entry: dict, recoveries: list[str], arms:
             lines.append(f"| {RECOVERY_NAMES[arm]} | {' | '.join(cells)} |")
     if len(lines) == 2:
         return ""
-    note = f"The 6-layer teacher has {entry['teacher']['test'][metric]:.1f}. {entry['steps']} steps of 32 rows."
+    rows = entry.get("batch_size", 32)
+    note = f"The 6-layer teacher has {entry['teacher']['test'][metric]:.1f}. {entry['steps']} steps of {rows} rows."
     return "\n".join([*lines, "", f"{note} Mean ± deviation of three seeds; without a deviation, of one."])
 
 
@@ -336,9 +339,9 @@ def small_students() -> str:
     steps = next(iter(tasks.values()))["steps"]
     note = (
         f"Untrained: made and refitted in closed form on {results['settings']['calibration_tokens']:,} tokens of the "
-        "training sentences, whose labels say which heads and neurons matter; one run. "
-        f"Distilled or under AlAd: {steps} steps of 32 rows, mean ± deviation of three seeds; without a deviation, of "
-        "one."
+        "training rows, whose labels say which heads and neurons matter; one run. "
+        f"Distilled or under AlAd: {steps} steps of 32 rows, of 16 on XQuAD; mean ± deviation of three seeds, "
+        "without a deviation, of one."
     )
     return "\n".join([*lines, "", note])
 
