@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import os
@@ -12,10 +13,30 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
+from tiny import tiny_config
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def skip_where_transformers_cannot_be_traced() -> None:
+    """Skip the test where not even a BERT of transformers can be compiled, as of 5.6 with torch 2.6."""
+    if not bert_compiles():
+        pytest.skip(f"torch {torch.__version__} cannot trace a stock BERT of transformers {transformers.__version__}")
+
+
+@functools.cache
+def bert_compiles() -> bool:
+    """Whether torch traces what decorates the models of transformers."""
+    torch._dynamo.reset()
+    bert = torch.compile(AutoModel.from_config(tiny_config()).eval(), fullgraph=True, backend="eager")
+    try:
+        bert(input_ids=torch.ones(2, 5, dtype=torch.long))
+    except torch._dynamo.exc.Unsupported:
+        return False
+    return True
 
 
 class ModelContract:
@@ -172,6 +193,7 @@ class ModelContract:
         assert (self.result(outputs).float() - exact).abs().mean() < 0.05 * exact.abs().mean() + 0.02
 
     def test_compiles_without_graph_breaks(self) -> None:
+        skip_where_transformers_cannot_be_traced()
         model = self.model()
         torch._dynamo.reset()  # the models of other tests count towards a limit, where they run the same code
         compiled = torch.compile(model, fullgraph=True, backend="eager")
@@ -179,6 +201,7 @@ class ModelContract:
         torch.testing.assert_close(self.run(compiled, **self.inputs()), expected, atol=self.tolerance, rtol=0)
 
     def test_exports(self) -> None:
+        skip_where_transformers_cannot_be_traced()
         model, inputs = self.model(), self.inputs()
         dynamic = {0: torch.export.Dim("batch", min=2, max=16), 1: torch.export.Dim("tokens", min=3, max=32)}
         program = torch.export.export(model, (), inputs, dynamic_shapes=self._dynamic_shapes(model, inputs, dynamic))
