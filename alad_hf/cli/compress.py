@@ -9,13 +9,12 @@ from typing import Annotated, Any, Literal, get_args
 
 import typer
 import yaml  # type: ignore[import-untyped]
-from datasets import Dataset, DatasetDict
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from ..compression.grafting import PairChoice
 from .application import Report, console, verb
 from .evaluate import load_split
-from .models import Kind, load_model
+from .models import load_model
 from .options import Output, TextFiles, read_lines
 from .tables import facts_table
 from .train import layer_indices
@@ -126,7 +125,9 @@ def compress(
     if "text" in options:
         options |= {"texts": read_lines(options.pop("text")), "tokenizer": tokenizer}
     if "data" in options:
-        options |= {"texts": _labelled_rows(kind, original, tokenizer, options.pop("data")), "tokenizer": tokenizer}
+        if kind == "encoder":
+            raise ValueError("--data is for a tagger or a question answerer; for a model without a head pass --text.")
+        options |= {"texts": load_split(kind, options.pop("data"), "train"), "tokenizer": tokenizer}
     if options.pop("picture", None) is not None:  # drawn below, if there is what draws it
         figure_class()
     smaller = _MAKERS.get(method, _embeddings(method))(original, options | _parsed(option or []))
@@ -225,25 +226,6 @@ def _with_text(method: str, options: dict[str, Any]) -> dict[str, Any]:
             "the model's task: pass --data."
         )
     return options
-
-
-def _labelled_rows(kind: Kind, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, data: str) -> Dataset:
-    """The training split of a tagger as encoded rows, or of a question answerer as it is.
-
-    Raises:
-        ValueError: The model has no head, or does not know the tags, or there is no training split.
-    """
-    from ..data.token_labels import encode_tagged_words, longest_input
-    from ..recipes.tagging import with_tags_of
-
-    if kind == "encoder":
-        raise ValueError("--data is for a tagger or a question answerer; for an encoder without a head pass --text.")
-    rows = load_split(kind, data, "train")
-    if kind == "answerer":
-        return rows
-    rows = with_tags_of(model, DatasetDict(train=rows), called="model")["train"]
-    longest = longest_input(model.config, tokenizer)
-    return encode_tagged_words(rows, tokenizer, max_length=longest).remove_columns("sentence")
 
 
 def _embeddings(method: str) -> Callable[[PreTrainedModel, dict[str, Any]], PreTrainedModel]:

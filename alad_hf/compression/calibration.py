@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, DatasetDict
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.collators import DataCollatorForAlignment
 from ..data.question_answering import encode_questions
-from ..data.token_labels import longest_input
+from ..data.tag_names import with_tags_of
+from ..data.token_labels import encode_tagged_words, longest_input
 from ..data.unlabelled_text import encode_text
 from ..models.teacher import accepted_arguments
 from ..question_answering import window_sizes
@@ -30,14 +31,14 @@ class CalibrationText:
     Args:
         model: The model that will read it.
         texts: Strings, or a dataset with a column `text`, `tokens` or `input_ids`. Rows with `input_ids` may be
-            labelled, with `labels` or `start_positions` and `end_positions`. Or questions, with the columns
-            `question`, `context` and `answers`.
+            labelled, with `labels` or `start_positions` and `end_positions`. Or labelled data of the model's task as
+            they were loaded: `tokens` and named `tags` for a tagger, or `question`, `context` and `answers`.
         tokenizer: The model's tokenizer.
         batch_size: Rows of a batch; results do not depend on it.
         max_tokens: Rows are taken, evenly over the text, until they have so many tokens; None takes all.
 
     Raises:
-        ValueError: There is no text.
+        ValueError: There is no text, or the model does not know the tags.
     """
 
     def __init__(
@@ -50,9 +51,8 @@ class CalibrationText:
         max_tokens: int | None = None,
     ) -> None:
         labels: list[str] = []
-        if isinstance(texts, Dataset) and {"question", "context", "answers"} <= set(texts.column_names):
-            max_length, overlap = window_sizes(model, tokenizer)
-            texts = encode_questions(texts, tokenizer, max_length=max_length, overlap=overlap, for_training=True)
+        if isinstance(texts, Dataset):
+            texts = _encode_labelled(texts, model, tokenizer)
         if isinstance(texts, Dataset) and "input_ids" in texts.column_names:
             labels = [name for name in LABEL_COLUMNS if name in texts.column_names]
             names = [*(name for name in tokenizer.model_input_names if name in texts.column_names), *labels]
@@ -80,6 +80,20 @@ class CalibrationText:
     def num_tokens(self) -> int:
         """Real tokens, special ones included."""
         return sum(int(batch["attention_mask"].sum()) for batch in self.batches)
+
+
+def _encode_labelled(data: Dataset, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+    """Rows with labels, where the data are labelled for what the model does; other data as they are."""
+    columns = set(data.column_names)
+    if {"question", "context", "answers"} <= columns:
+        max_length, overlap = window_sizes(model, tokenizer)
+        return encode_questions(data, tokenizer, max_length=max_length, overlap=overlap, for_training=True)
+    named = isinstance(getattr(data.features.get("tags"), "feature", None), ClassLabel)
+    if "tokens" in columns and named and type(model).__name__.endswith("ForTokenClassification"):
+        rows = with_tags_of(model, DatasetDict(train=data), called="model")["train"]
+        rows = encode_tagged_words(rows, tokenizer, max_length=longest_input(model.config, tokenizer))
+        return rows.remove_columns("sentence")
+    return data
 
 
 def model_inputs(batch: dict[str, torch.Tensor], model: PreTrainedModel) -> dict[str, torch.Tensor]:

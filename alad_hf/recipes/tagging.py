@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from datasets import ClassLabel, Dataset, DatasetDict, List
+from datasets import Dataset, DatasetDict
 from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
+from ..data.tag_names import with_tags_of
 from ..data.token_labels import encode_tagged_words
 from ..evaluation.compute_metrics import entity_metrics, tagging_metrics
 from ..models.modeling_alad import AlAdForTokenClassification
@@ -148,41 +149,3 @@ def tagging_task(tags: list[str]) -> Task:
         labels={"id2label": dict(enumerate(tags)), "label2id": {tag: index for index, tag in enumerate(tags)}},
         fit_head=fit_tagging_head,
     )
-
-
-def with_tags_of(tagger: PreTrainedModel, data: DatasetDict, *, called: str = "teacher") -> DatasetDict:
-    """Give tagged data the tag ids of a tagger, by the tags' names.
-
-    Args:
-        tagger: A token classifier.
-        data: Splits with the column `tags`.
-        called: What the error calls it.
-
-    Raises:
-        ValueError: The data has tags that the tagger does not know.
-    """
-    id2label: Any = tagger.config.id2label
-    names = [id2label[index] for index in sorted(tagger.config.id2label)]
-    own = {split: rows.features["tags"].feature.names for split, rows in data.items()}
-    missing = sorted({name for used in own.values() for name in used} - set(names))
-    if missing:
-        raise ValueError(
-            f"The {called} does not know the tags {missing} of the data; it has {names}. Fine-tune the {called} on "
-            f"this data first, or give it tags of the same names ({called}.config.id2label)."
-        )
-    return DatasetDict({split: _with_names(rows, names) for split, rows in data.items()})
-
-
-def _with_names(rows: Dataset, names: list[str]) -> Dataset:
-    """Rows whose tags have the ids of `names`."""
-    own = rows.features["tags"].feature.names
-    if own == names:
-        return rows
-    ids = [names.index(name) for name in own]
-
-    def convert(row: dict[str, list[int]]) -> dict[str, list[int]]:
-        return {"tags": [ids[tag] if tag >= 0 else tag for tag in row["tags"]]}
-
-    features = rows.features.copy()
-    features["tags"] = List(ClassLabel(names=names))
-    return rows.map(convert, features=features)

@@ -421,7 +421,7 @@ def test_questions_from_training_to_answers(folder: Path, tmp_path: Path, run) -
             ["compress", "{teacher}", "--method", "prune", "--text", "x.txt", *TASK],
             "--text and --data say both what is read",
         ),
-        (["compress", "{student}", "--method", "prune", *TASK], "for an encoder without a head pass --text"),
+        (["compress", "{student}", "--method", "prune", *TASK], "for a model without a head pass --text"),
         (
             ["compress", "{teacher}", "--method", "prune", "--data", "builtin", "--output", "{out}"],
             "The model does not know the tags ['B-EVENT', 'B-ORG'",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features, List, Value
 from graft_models import HEADS, LAYOUTS, NEURONS, model_of, text_for
-from tiny import tiny_tokenizer
+from tiny import TAGS, tiny_tokenizer
 from torch.nn import functional
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel
 
@@ -139,6 +139,19 @@ def test_questions_are_read_beside_their_paragraphs_and_their_answers_count() ->
         assert all(torch.equal(read[name], wanted[name]) for name in read)
     answer = rows[0]["input_ids"][rows[0]["start_positions"] : rows[0]["end_positions"] + 1]
     assert answer == tokenizer("paris", add_special_tokens=False)["input_ids"]
+
+
+def test_tags_are_taken_by_their_names_where_the_model_has_them() -> None:
+    names = [*TAGS[1:], TAGS[0]]
+    words = {"tokens": [["smith", "in", "paris"]], "tags": [[names.index(tag) for tag in ("B-PER", "O", "B-LOC")]]}
+    features = Features(tokens=List(Value("string")), tags=List(ClassLabel(names=names)))
+    data, tokenizer = Dataset.from_dict(words, features=features), tiny_tokenizer()
+    text = CalibrationText(model_of(tagger=True), data, tokenizer)
+    (labels,) = [batch["labels"][0] for batch in text.batches]
+    assert text.labelled and [TAGS[label] for label in labels[labels >= 0]] == ["B-PER", "O", "B-LOC"]
+    assert not CalibrationText(model_of(), data, tokenizer).labelled, "an encoder has no tags"
+    unnamed = data.cast_column("tags", List(Value("int64")))
+    assert not CalibrationText(model_of(tagger=True), unnamed, tokenizer).labelled
 
 
 def test_normalised_scores_have_length_one_in_every_layer() -> None:
