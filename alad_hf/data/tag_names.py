@@ -20,7 +20,7 @@ def with_tags_of(tagger: PreTrainedModel, data: DatasetDict, *, called: str = "t
         ValueError: The data has tags that the tagger does not know.
     """
     id2label: Any = tagger.config.id2label
-    names = [id2label[index] for index in sorted(tagger.config.id2label)]
+    names = [id2label[index] for index in sorted(id2label)]
     own = {split: rows.features["tags"].feature.names for split, rows in data.items()}
     missing = sorted({name for used in own.values() for name in used} - set(names))
     if missing:
