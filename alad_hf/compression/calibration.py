@@ -10,6 +10,7 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from ..data.collators import DataCollatorForAlignment
 from ..data.question_answering import encode_questions
@@ -19,6 +20,8 @@ from ..data.unlabelled_text import encode_text
 from ..models.teacher import accepted_arguments
 from ..question_answering import window_sizes
 from .layer_lists import find_layers
+
+logger = logging.get_logger(__name__)
 
 CALIBRATION_TOKENS = 20_000
 """Enough for maps with some thousand inputs; more text takes longer and changes little."""
@@ -58,6 +61,12 @@ class CalibrationText:
             names = [*(name for name in tokenizer.model_input_names if name in texts.column_names), *labels]
             rows = texts.select_columns(names)
         else:
+            if type(model).__name__.endswith("ForQuestionAnswering"):
+                logger.warning(
+                    "%s reads questions, and this text has none. Fitted to questions it keeps more of its score: pass "
+                    "a dataset with question, context and answers as texts (--data).",
+                    type(model).__name__,
+                )
             rows = encode_text(texts, tokenizer, max_length=longest_input(model.config, tokenizer))
         rows = rows.with_format(None)
         lengths = [len(ids) for ids in rows["input_ids"]] if len(rows) else []

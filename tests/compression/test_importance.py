@@ -141,6 +141,14 @@ def test_questions_are_read_beside_their_paragraphs_and_their_answers_count() ->
     assert answer == tokenizer("paris", add_special_tokens=False)["input_ids"]
 
 
+def test_a_question_answerer_that_is_given_text_without_questions_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    CalibrationText(answerer(), ["smith works in paris"], tiny_tokenizer())
+    assert "this text has none" in caplog.text and "--data" in caplog.text
+    caplog.clear()
+    CalibrationText(model_of(tagger=True), ["smith works in paris"], tiny_tokenizer())
+    assert not caplog.text
+
+
 def test_tags_are_taken_by_their_names_where_the_model_has_them() -> None:
     names = [*TAGS[1:], TAGS[0]]
     words = {"tokens": [["smith", "in", "paris"]], "tags": [[names.index(tag) for tag in ("B-PER", "O", "B-LOC")]]}
