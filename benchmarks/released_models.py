@@ -128,6 +128,8 @@ def _releases() -> dict[str, Release]:
     for name, made in students.items():
         student = shlex.split(made[-1])[-1]
         releases[f"wnut17-{name}"] = Release(WNUT17, student, (*made, WNUT17.align(student, name)))
+    narrow = f"alad-hf compress qa-teacher --method prune --heads 4 --neurons 512 --data {QA.data} --output narrow"
+    releases["qa-pruned"] = Release(QA, "narrow", (narrow, QA.align("narrow", "pruned")))
     return releases
 
 
