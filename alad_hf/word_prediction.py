@@ -13,6 +13,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
+from .data.split_words import words_as_in_text
 from .data.text_lines import check_characters
 from .data.token_labels import check_fast, longest_input
 from .long_documents import cut_chunks, words_of_chunks
@@ -178,7 +179,7 @@ def _cut_windows(
     if not filled:
         return []
     encoded = tokenizer(
-        [sentences[index] for index in filled],
+        words_as_in_text(tokenizer, [sentences[index] for index in filled]),
         is_split_into_words=True,
         truncation=False,
         padding=False,

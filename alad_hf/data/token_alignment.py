@@ -13,6 +13,7 @@ import numpy as np
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from .alignment_coverage import RowCoverage
+from .split_words import blanks_before, join_words
 
 TEACHER_COLUMNS = ("teacher_input_ids", "teacher_token_type_ids", "teacher_alignment")
 COVERAGE_COLUMN = "teacher_coverage"
@@ -59,7 +60,7 @@ def teacher_columns(
     Args:
         encoding: The rows, as `tokenizer` returned them, with or without `return_overflowing_tokens`.
         texts: What was tokenized: strings, or lists of words if `is_split_into_words` was set. The teacher reads
-            words joined by single blanks.
+            words joined by single blanks, which a word may bring along.
         tokenizer: The student's fast tokenizer.
         teacher_tokenizer: The teacher's fast tokenizer.
         max_length: Most tokens of a teacher's row. What is longer is cut, and the student's tokens there have no
@@ -85,7 +86,7 @@ def teacher_columns(
     if max_length is None and teacher_tokenizer.model_max_length < 1_000_000:
         max_length = teacher_tokenizer.model_max_length
     samples = encoding.get("overflow_to_sample_mapping", range(len(encoding["input_ids"])))
-    joined = [text if isinstance(text, str) else " ".join(text) for text in texts]
+    joined = [text if isinstance(text, str) else join_words(text) for text in texts]
     sources = [joined] if text_pairs is None else [joined, list(text_pairs)]
     order = list(range(len(sources)))
     segments = [_segments(encoding, row, order) for row in range(len(samples))]
@@ -173,9 +174,12 @@ def _offsets(
     for sample, row in zip(samples, encoding.encodings or [], strict=True):
         spans, text = np.array(row.offsets, dtype=int).reshape(-1, 2), texts[sample]
         if not isinstance(text, str):
-            begins = np.cumsum([0, *(len(word) + 1 for word in text)])
+            begins, end = [], 0
+            for place, word in enumerate(text):
+                begins.append(end + blanks_before(text, place))
+                end = begins[-1] + len(word)
             words = np.array([word or 0 for word in row.word_ids], dtype=int)
-            spans = spans + begins[words][:, None]
+            spans = spans + np.array(begins or [0], dtype=int)[words][:, None]
         offsets.append(spans)
     return offsets
 

@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from ..models.task_losses import IGNORED
 from ..models.teacher import tokenizes_alike
 from .alignment_coverage import check_coverage, report_coverage
+from .split_words import words_as_in_text
 from .token_alignment import COVERAGE_COLUMN, teacher_columns
 
 logger = logging.getLogger(__name__)
@@ -112,8 +113,9 @@ def encode_tagged_words(
     continuation = _continuation_labels(dataset, tag_column) if has_tags else []
 
     def encode(batch: dict[str, list], indices: list[int]) -> dict[str, list]:
+        sentences = words_as_in_text(tokenizer, batch["tokens"])
         encoded = tokenizer(
-            batch["tokens"],
+            sentences,
             is_split_into_words=True,
             truncation=True,
             max_length=max_length,
@@ -122,9 +124,7 @@ def encode_tagged_words(
         rows = encoded["overflow_to_sample_mapping"]
         columns = {name: encoded[name] for name in tokenizer.model_input_names if name in encoded}
         if teacher_tokenizer is not None:
-            columns |= teacher_columns(
-                encoded, batch["tokens"], tokenizer, teacher_tokenizer, max_length=teacher_max_length
-            )
+            columns |= teacher_columns(encoded, sentences, tokenizer, teacher_tokenizer, max_length=teacher_max_length)
         columns["sentence"] = [indices[row] for row in rows]
         if has_tags:
             columns["labels"] = []

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.split_words import words_as_in_text
 from ..data.token_labels import longest_input
 from ..models.quantized_student import plain_tensors
 from ..models.teacher import accepted_arguments
@@ -118,6 +119,8 @@ def sentences_per_second(
     sentences = list(sentences)
     _check_positive(sentences=len(sentences), batch_size=batch_size, repeats=repeats)
     in_words = not isinstance(sentences[0], str)
+    if in_words:
+        sentences = words_as_in_text(tokenizer, sentences)
     max_length = longest_input(model.config, tokenizer)
     encoded = tokenizer(sentences, is_split_into_words=in_words, return_attention_mask=False, verbose=False)
     lengths = [len(ids) for ids in encoded["input_ids"]]

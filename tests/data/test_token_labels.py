@@ -13,7 +13,10 @@ from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
 from transformers.tokenization_python import PythonBackend
 
 from alad_hf import AlAdConfig
+from alad_hf.data import encode_text
+from alad_hf.data.split_words import join_words, words_as_in_text
 from alad_hf.data.token_labels import encode_tagged_words, longest_input
+from alad_hf.word_prediction import _cut_windows
 
 SENTENCES = [
     ("smith works for acme in unberlinable york .", "B-PER O O B-LOC O B-LOC I-LOC O"),
@@ -48,14 +51,14 @@ def trained(backend: Tokenizer, trainer: trainers.Trainer, **settings: object) -
     )
 
 
-def byte_level_bpe() -> PreTrainedTokenizerFast:
+def byte_level_bpe(add_prefix_space: bool = True) -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     special = ["<s>", "</s>", "<pad>", "<unk>"]
     trainer = trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet, special_tokens=special)
-    return trained(backend, trainer, add_prefix_space=True)
+    return trained(backend, trainer, add_prefix_space=add_prefix_space)
 
 
 def unigram() -> PreTrainedTokenizerFast:
@@ -98,6 +101,33 @@ def test_equals_a_loop_over_words(family: str, label_subwords: str, max_length: 
     assert rows == word_by_word(dataset, tokenizer, max_length, label_subwords)
     assert encoded["attention_mask"] == [[1] * len(ids) for ids in encoded["input_ids"]]
     assert (len(rows) > len(dataset)) == (max_length < 64)
+
+
+@pytest.mark.parametrize("add_prefix_space", [False, True])
+def test_words_of_byte_level_tokenizers_keep_the_blanks_between_them(add_prefix_space: bool) -> None:
+    """Without the option transformers runs split words together (RoBERTa's and ModernBERT's default)."""
+    dataset, tokenizer = tagged(), byte_level_bpe(add_prefix_space)
+    encoded = encode_tagged_words(dataset, tokenizer, max_length=64)
+    texts = [" ".join(words) for words in dataset["tokens"]]
+    assert (
+        encoded["input_ids"]
+        == tokenizer(texts)["input_ids"]
+        == encode_text(texts, tokenizer, max_length=64)["input_ids"]
+    )
+    run_together = tokenizer(list(dataset["tokens"]), is_split_into_words=True)["input_ids"]
+    assert (run_together == encoded["input_ids"]) == add_prefix_space
+    assert [[label for label in labels if label >= 0] for labels in encoded["labels"]] == dataset["tags"][:]
+    sentences = [words for words in dataset["tokens"] if words]
+    windows = _cut_windows(tokenizer, sentences, 62, 0)
+    assert [window.columns["input_ids"] for window in windows] == [ids for ids in encoded["input_ids"] if len(ids) > 2]
+    assert [sorted(window.first_tokens) for window in windows] == [list(range(len(words))) for words in sentences]
+
+
+def test_a_word_brings_one_blank_at_most() -> None:
+    words = ["", "a", " b", "", "c"]
+    assert words_as_in_text(byte_level_bpe(False), [words]) == [["", " a", " b", "", " c"]]
+    assert words_as_in_text(tiny_tokenizer(), [words]) == [words]
+    assert join_words(words) == join_words(["", " a", " b", "", " c"]) == " a b c"
 
 
 @pytest.mark.parametrize("family", TOKENIZERS)
