@@ -23,6 +23,8 @@ _BATCH, _EPOCHS, _LEARNING_RATE = 256, 8, 3e-3
 _DEAD_SHARE = 0.01
 _NEAR_ENOUGH = 0.001
 """Relative squared error, a cosine of 0.9995, below which a row has no claim on balance."""
+_LEAST_NORM = 0.01
+"""Share of the mean square of a row that the smallest rows count as having."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +225,9 @@ def _balanced(
 ) -> torch.Tensor | None:
     if not balance:
         return row_weights
-    norms = matrix.square().sum(dim=1).clamp(min=1e-12)
+    norms = matrix.square().sum(dim=1)
+    # A row of zeros, as of padding that was never trained, would otherwise count for all others.
+    norms = norms.clamp(min=max(_LEAST_NORM * norms.mean().item(), 1e-12))
     weights = ((matrix - approximation).square().sum(dim=1) / norms + _NEAR_ENOUGH) ** balance / norms
     weights = weights if row_weights is None else weights * row_weights
     return weights / weights.mean()

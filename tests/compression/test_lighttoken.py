@@ -135,6 +135,17 @@ def test_balance_spoils_nothing_where_all_rows_are_near():
     assert ((made - table).square().sum(dim=1) / table.square().sum(dim=1)).max() < 0.01
 
 
+@pytest.mark.parametrize("scale", [0.0, 1e-12, 1e-3])
+def test_a_row_of_almost_zeros_does_not_count_for_all_others(scale):
+    """That of padding is one in a model that was trained from scratch."""
+    table = power_law_table()
+    others = functional.cosine_similarity(factors(table, 24, balance=2.0).dense(), table)[1:].mean()
+    table[0] *= scale
+    made = functional.cosine_similarity(factors(table, 24, balance=2.0).dense(), table)[1:].mean()
+
+    assert made > others - 0.01
+
+
 def test_dead_bits_are_counted():
     made = factors(power_law_table(), 24)
     assert made.dead_bits == 0
