@@ -115,7 +115,8 @@ class Grafting:
         if arm.make == "graft":
             return graft_layers(model, **{"num_hidden_layers": depth, **arm.options, **text, **changes})
         if arm.make == "truncate":
-            return truncate_layers(model, num_hidden_layers=depth, **arm.options, **text).eval()
+            reads = arm.options.get("refit") or arm.options["layer_map"] == "by_similarity"
+            return truncate_layers(model, num_hidden_layers=depth, **arm.options, **(text if reads else {})).eval()
         # As many of each layer's parameters as the others keep of the depth.
         part = encoder_layers(model)[0]
         share = depth / model.config.num_hidden_layers

@@ -51,7 +51,8 @@ def truncate_layers(
         it can be trained, also where `model` is frozen, as teachers are (a quantized model stays as it is).
 
     Raises:
-        ValueError: An index is out of range or repeated, a rule lacks its number or text, the encoder's layers cannot
+        ValueError: An index is out of range or repeated, a rule lacks its number or text, a number or text is given
+            that nothing reads, the encoder's layers cannot
             be found (ALBERT shares one), a layer cannot stand where `layer_map` puts it (ModernBERT's first has no
             norm of its own), or cannot be refitted.
 
@@ -61,6 +62,11 @@ def truncate_layers(
     """
     depth = model.config.num_hidden_layers
     text = None
+    if texts is not None and not refit and layer_map != "by_similarity":
+        raise ValueError(
+            f"layer_map={layer_map!r} reads no text without a refit: pass refit=True (--refit), or leave texts out "
+            "(--text, --data)."
+        )
     if refit or layer_map == "by_similarity":
         if texts is None or tokenizer is None:
             raise ValueError(
@@ -70,6 +76,11 @@ def truncate_layers(
     if isinstance(layer_map, str):
         layer_map = _by_rule(model, layer_map, num_hidden_layers, text)
     layer_map = list(layer_map)
+    if num_hidden_layers not in (None, len(layer_map)):
+        raise ValueError(
+            f"layer_map names {len(layer_map)} layers, and num_hidden_layers={num_hidden_layers} (--num-layers) says "
+            'otherwise: leave it out, or pass a rule such as "bottom".'
+        )
     student = keep_layers(model, layer_map)
     record: dict[str, Any] = {"method": "truncation", "layer_map": [[index] for index in layer_map]}
     if refit and text is not None:

@@ -62,16 +62,18 @@ def wrap_encoder(
     check_float(model)
     kind = _wrapper_class(model)
     source: Any = model.base_model
+    compression = {**(getattr(model.config, "compression", None) or {}), **(compression or {})} or None
     if isinstance(source, CompressedEncoderModel):
-        compression = {**(model.config.compression or {}), **(compression or {})} or None
         source = source.encoder
     own = source.get_input_embeddings()
     if embedding is None and isinstance(own, CompressedEmbedding):
         embedding = own
     if layer_widths is None:
         layer_widths = _own_widths(source)
+    text_config = copy.deepcopy(source.config)
+    text_config.__dict__.pop("compression", None)  # a record of the whole
     config = CompressedEncoderConfig(
-        text_config=copy.deepcopy(source.config),
+        text_config=text_config,
         embedding=None if embedding is None else embedding.specification(),
         layer_widths=None if layer_widths is None else [dict(width) for width in layer_widths],
         compression=compression,

@@ -171,7 +171,7 @@ def _check_room(
         if room > overlap:
             continue
         takes = (
-            f"The question of example {examples['id'][example]!r} takes {len(question)} tokens and the special tokens "
+            f"The question of example {_name(examples, example)} takes {len(question)} tokens and the special tokens "
             f"{special} of max_length={max_length}"
         )
         if room <= 0:
@@ -183,6 +183,11 @@ def _check_room(
             f"{takes}, which leaves {room} for the context, but the windows shall share overlap={overlap}: pass "
             f"overlap={room - 1} or less, or max_length={max_length - room + overlap + 1} or more."
         )
+
+
+def _name(examples: Mapping[str, Sequence[Any]], example: int) -> str:
+    """What an error calls an example: its id, or else its question."""
+    return repr(examples["id" if "id" in examples else "question"][example])
 
 
 def _check_coverage(windows: list[RowCoverage], example_of_window: list[int], minimum: float) -> None:
@@ -231,7 +236,7 @@ def _answer_span(examples: Mapping[str, Sequence[Any]], example: int) -> Span | 
     found = examples["context"][example][start : start + len(text)]
     if found != text:
         raise ValueError(
-            f"Example {examples['id'][example]!r}: the answer {text!r} should start at character {start} of the "
+            f"Example {_name(examples, example)}: the answer {text!r} should start at character {start} of the "
             f"context, where {found!r} stands. Correct answer_start (it counts characters, not bytes) or drop the "
             "example."
         )

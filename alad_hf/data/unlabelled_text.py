@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase
@@ -37,13 +37,12 @@ def encode_text(
         teacher's.
 
     Raises:
-        TypeError: `texts` is one string, whose characters would be taken for texts.
+        TypeError: `texts` is one string, whose characters would be taken for texts, or a `DatasetDict`.
         ValueError: There is no text, rows of `input_ids` are longer than `max_length`, none of the columns is there, a
             tokenizer is a slow one, the teacher's tokenizer is another one and there are only `input_ids`, or fewer
             tokens than `minimum_coverage` have a counterpart.
     """
-    if isinstance(texts, str):
-        raise TypeError(f"texts must be a list of strings or a dataset, got the string {texts[:40]!r}; pass [text].")
+    _check_kind(texts)
     check_fast(tokenizer)
     dataset = texts if isinstance(texts, Dataset) else Dataset.from_dict({"text": list(texts)})
     if not len(dataset):
@@ -90,6 +89,16 @@ def _short_enough(rows: Dataset, max_length: int) -> Dataset:
                 f"itself (a column text or tokens), or with max_length={max_length}."
             )
     return rows
+
+
+def _check_kind(texts: object) -> None:
+    if isinstance(texts, str):
+        raise TypeError(f"texts must be a list of strings or a dataset, got the string {texts[:40]!r}; pass [text].")
+    if isinstance(texts, Mapping):
+        raise TypeError(
+            f"texts must be a list of strings or a dataset, got a {type(texts).__name__} of {list(texts)[:5]}; pass "
+            "one of these, such as data['train']."
+        )
 
 
 def _nothing_to_read(columns: list[str], by_teacher: bool) -> str:

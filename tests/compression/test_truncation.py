@@ -231,8 +231,8 @@ def test_by_similarity_drops_the_layer_that_changes_least() -> None:
 
 def test_a_refit_comes_nearer_to_the_model() -> None:
     model = deep_model("bert")
-    options = {"texts": TEXTS, "tokenizer": tiny_tokenizer()}
-    plain, refitted = (truncate_layers(model, "bottom", 2, refit=refit, **options) for refit in (False, True))
+    plain = truncate_layers(model, "bottom", 2)
+    refitted = truncate_layers(model, "bottom", 2, texts=TEXTS, tokenizer=tiny_tokenizer(), refit=True)
     batch = tiny_tokenizer()(TEXTS, padding=True, return_tensors="pt")
     with torch.no_grad():
         wanted, one, two = (side(**batch).last_hidden_state for side in (model, plain, refitted))
@@ -257,11 +257,30 @@ def test_kept_layers_stand_for_the_dropped_ones(layer_map: list[int], groups: li
         (("top",), "num_hidden_layers=None"),
         (("top", 9), "from 1 to the model's 4, got 9"),
         (("by_similarity", 2), "pass texts=... and tokenizer=..."),
+        (([0, 2], 3), r"layer_map names 2 layers, and num_hidden_layers=3 \(--num-layers\) says otherwise"),
     ],
 )
 def test_rules_that_do_not_fit_are_refused(arguments: tuple, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         truncate_layers(deep_model("bert"), *arguments)
+
+
+@pytest.mark.parametrize("layer_map", [[0, 2], "bottom"])
+def test_text_that_nothing_reads_is_refused(layer_map: list[int] | str) -> None:
+    with pytest.raises(ValueError, match=r"reads no text without a refit: pass refit=True \(--refit\)"):
+        truncate_layers(deep_model("bert"), layer_map, 2, texts=TEXTS, tokenizer=tiny_tokenizer())
+    assert truncate_layers(deep_model("bert"), layer_map, 2).config.num_hidden_layers == 2
+
+
+def test_the_record_of_layers_outlives_compressed_embeddings() -> None:
+    """Layers are counted as in the first model, whatever was compressed between two truncations."""
+    once = truncate_layers(deep_model("bert"), [0, 1, 3])
+    compressed = compress_embeddings(once, "int8")
+    record = compressed.config.compression
+    assert record["layer_map"] == [[0], [1], [3]] and "embedding" in record
+    assert not hasattr(compressed.config.text_config, "compression")
+    twice = truncate_layers(compressed, [0, 2]).config.compression
+    assert twice["layer_map"] == [[0], [3]] and twice["made_of"] == "truncation" and "embedding" in twice
 
 
 def test_the_student_of_a_frozen_teacher_can_be_trained() -> None:
@@ -270,8 +289,8 @@ def test_the_student_of_a_frozen_teacher_can_be_trained() -> None:
         AutoModel.from_config(tiny_config()), teacher=teacher, tokenizer=tokenizer, teacher_tokenizer=tokenizer
     )
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
-    for refit in (False, True):
-        student = truncate_layers(teacher, "bottom", 1, texts=TEXTS, tokenizer=tokenizer, refit=refit)
+    for options in ({}, {"texts": TEXTS, "tokenizer": tokenizer, "refit": True}):
+        student = truncate_layers(teacher, "bottom", 1, **options)
         assert all(parameter.requires_grad for parameter in student.parameters())
     assert not any(parameter.requires_grad for parameter in teacher.parameters())
 

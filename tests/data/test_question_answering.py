@@ -284,6 +284,18 @@ def test_misplaced_answers_are_refused(tokenizer):
         question_answering_features(examples, tokenizer, max_length=40, overlap=2, for_training=True)
 
 
+def test_examples_without_an_id_are_called_by_their_question(tokenizer):
+    examples = {
+        "question": ["a b c d"],
+        "context": ["to smith"],
+        "answers": [{"text": ["smith"], "answer_start": [1]}],
+    }
+    with pytest.raises(ValueError, match="question of example 'a b c d' takes 4 tokens"):
+        question_answering_features(examples, tokenizer, max_length=7, overlap=2, for_training=True)
+    with pytest.raises(ValueError, match="Example 'a b c d': the answer 'smith' should start"):
+        question_answering_features(examples, tokenizer, max_length=40, overlap=2, for_training=True)
+
+
 def test_real_questions(shared_data):
     tokenizer = tiny_tokenizer()
     tokenizer.model_max_length = 512

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from tiny import VOCABULARY, tiny_tokenizer
 from transformers import PreTrainedTokenizerFast
 from transformers.tokenization_python import PythonBackend
@@ -124,5 +124,8 @@ def test_what_is_refused() -> None:
         encode_text(Dataset.from_dict({"sentence": MORE_TEXTS}), tiny_tokenizer(), max_length=9)
     with pytest.raises(TypeError, match=r"got the string 'new york'; pass \[text\]"):
         encode_text("new york", tiny_tokenizer(), max_length=9)
+    with pytest.raises(TypeError, match=r"got a DatasetDict of \['train', 'test'\]; pass one of these"):
+        splits = DatasetDict({name: Dataset.from_dict({"text": MORE_TEXTS}) for name in ("train", "test")})
+        encode_text(splits, tiny_tokenizer(), max_length=9)
     with pytest.raises(ValueError, match=r"SlowTokenizer is a slow tokenizer.*drops what it cuts off"):
         encode_text(MORE_TEXTS, SlowTokenizer(), max_length=9)
