@@ -14,6 +14,7 @@ from torch.nn import functional
 from transformers import AutoModelForTokenClassification, PreTrainedModel, TrainerCallback
 
 from alad_hf import AlAdForTokenClassification
+from alad_hf.compression import compress_embeddings
 from alad_hf.recipes import Budget
 from alad_hf.recipes.grafting import FIRST_SHARE, TakingTurns, graft_tagger, pairwise_merges
 from alad_hf.training.distillation import distilling
@@ -166,6 +167,12 @@ def test_the_distilled_loss_is_its_terms_over_the_items(name: str) -> None:
     torch.testing.assert_close(loss, expected / 7)
     with torch.no_grad(), distilling(model):
         assert model(**{**batch, "labels": torch.full_like(batch["labels"], -100)}, num_items_in_batch=0).loss == 0
+
+
+def test_labels_are_counted_over_accumulated_batches_whatever_the_stock_loss_does() -> None:
+    for model in (teacher("bert"), compress_embeddings(teacher("bert"), "int8")):
+        with distilling(model):
+            assert model.accepts_loss_kwargs
 
 
 def test_a_model_trained_in_mixed_precision_is_the_stock_one_again() -> None:

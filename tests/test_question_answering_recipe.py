@@ -9,7 +9,13 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict
 from tiny import VOCABULARY, random_batch, tiny_config, tiny_teacher, tiny_tokenizer
-from transformers import AutoModel, AutoModelForQuestionAnswering, PreTrainedModel, TrainerCallback
+from transformers import (
+    AutoModel,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    TrainerCallback,
+)
 
 from alad_hf import AlAdForQuestionAnswering
 from alad_hf.question_answering import QuestionAnswerer, evaluate_question_answerer
@@ -136,6 +142,20 @@ def test_without_an_adapter_a_stock_model_is_distilled(student: str, teacher: st
     here = QuestionAnswerer(trained.model, trained.tokenizer)
     row = data["validation"][0]
     assert loaded(row["question"], row["context"]) == here(row["question"], row["context"])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_student_with_a_head_of_another_task_gets_one_of_start_and_end(count: int, tmp_path: Path) -> None:
+    classifier = AutoModelForSequenceClassification.from_config(tiny_config(id2label=dict(enumerate("abc"[:count]))))
+    teacher = AutoModelForQuestionAnswering.from_config(tiny_config())
+    folders = [save(model, tmp_path / type(model).__name__) for model in (classifier, teacher)]
+    data = DatasetDict(train=questions(), validation=questions(("",)))
+    budget = Budget(epochs=1, batch_size=12, learning_rate=1e-12)
+    alone = train_question_answerer(folders[0], data, tmp_path / "alone", budget=budget).model
+    assert alone.qa_outputs.out_features == alone.config.num_labels == 2
+    options = {"teacher": folders[1], "adapter": False, "budget": budget}
+    distilled = train_question_answerer(folders[0], data, tmp_path / "distilled", **options).model
+    torch.testing.assert_close(distilled.qa_outputs.weight, teacher.qa_outputs.weight)
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["one tokenizer", "another tokenizer"])

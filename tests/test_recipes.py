@@ -140,7 +140,7 @@ def test_what_needs_a_teacher_is_refused_without_one(tmp_path: Path) -> None:
             train_tagger(student(tmp_path / "student"), data, tmp_path / "out", **arguments)
     with pytest.raises(ValueError, match="nothing that adapter=False could do: pass teacher="):
         train_tagger(student(tmp_path / "student"), data, tmp_path / "out", adapter=False)
-    for arguments in ({"freeze_student": True}, {"window_size": 3}):
+    for arguments in ({"freeze_student": True}, {"window_size": 3}, {"freeze_embeddings": False}):
         with pytest.raises(ValueError, match=f"adapter=False.*nothing that {next(iter(arguments))} could do"):
             train_tagger(
                 student(tmp_path / "student"), data, tmp_path / "out", teacher="any", adapter=False, **arguments
@@ -318,6 +318,12 @@ def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path
         train_tagger("student", None, tmp_path)
     with pytest.raises(ValueError, match="WORLD_SIZE=2: a recipe"):
         graft_tagger("tagger", None, tmp_path, num_hidden_layers=1)
+
+
+def test_several_gpus_in_one_process_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match="sees 2 GPUs.*accelerate launch.*CUDA_VISIBLE_DEVICES=0"):
+        train_tagger("student", None, tmp_path)
 
 
 def test_every_split_has_its_own_tag_ids() -> None:

@@ -165,6 +165,12 @@ class StudentTeacherMixin:
 
     def _run_teacher(self, given: TeacherColumns, **inputs: torch.Tensor | None) -> TeacherSignal:
         """Run the attached teacher on its own tokens where the batch has them, else on the student's."""
+        if getattr(self, "_is_replica", False):
+            raise ValueError(
+                "This is one of several copies in one process (DataParallel), which share one attached teacher. Start "
+                "one process for each GPU with `accelerate launch`, show it one alone (CUDA_VISIBLE_DEVICES=0), or "
+                "cache the teacher's states: cache_teacher_states."
+            )
         alike = self.__dict__["_attached_teacher"][2]
         if given.input_ids is not None and given.alignment is not None:
             inputs = {

@@ -19,7 +19,7 @@ from .configuration_alad import AlAdConfig
 from .quantized_student import asking_for_torchao, check_frozen, is_quantized, spare_float_parts
 from .shard_names import check_shard_names
 from .student import build_student
-from .task_losses import IGNORED, at_least_one
+from .task_losses import at_least_one, token_items
 from .teacher import TeacherColumns, TeacherSignal, accepted_arguments, without_cache
 
 UNLABELLED = -1
@@ -289,8 +289,8 @@ class AlAdModel(AlAdPreTrainedModel):
             teacher_token_type_ids: (batch, teacher tokens), where the teacher has token types.
             teacher_alignment: (batch, tokens, teacher tokens) weights; a row sums to 1, or to 0 without a counterpart.
             output_hidden_states: Also return the student's states, followed by the aligned ones.
-            num_items_in_batch: Divisor of the loss, as the Trainer gives it; defaults to the count of `labels`, or of
-                real tokens.
+            num_items_in_batch: Divisor of the loss, as the Trainer gives it; defaults to the count of `labels`. Where
+                there are none, or it is 0, the real tokens are counted.
             **kwargs: Passed on to the student, such as `output_attentions`.
 
         Raises:
@@ -337,10 +337,8 @@ class AlAdModel(AlAdPreTrainedModel):
         aligned = self.adapter(student_states)
 
         signal, matched = self._signal(given, self.training or labels is not None, real, **inputs)
-        items = num_items_in_batch
-        if items is None:
-            items = real.sum() if labels is None else (labels != IGNORED).sum().clamp(min=1)
-        loss, loss_terms = self._total_loss(self._alignment_terms(aligned, signal.states, matched), items)
+        terms = self._alignment_terms(aligned, signal.states, matched)
+        loss, loss_terms = self._total_loss(terms, token_items(labels, real, num_items_in_batch))
         return AlAdModelOutput(
             last_hidden_state=aligned,
             hidden_states=(*encoded.hidden_states, aligned) if output_hidden_states else None,
@@ -411,7 +409,7 @@ class AlAdForTokenClassification(AlAdPreTrainedModel):
             teacher_token_type_ids: (batch, teacher tokens), where the teacher has token types.
             teacher_alignment: (batch, tokens, teacher tokens) weights; a row sums to 1, or to 0 without a counterpart.
             num_items_in_batch: Divisor of the loss, as the Trainer gives it; defaults to the number of labels that are
-                not -100, or of real tokens where there are no labels.
+                not -100. Where there are none, or it is 0, the real tokens are counted.
             **kwargs: Passed on to the student, such as `output_hidden_states` or `output_attentions`.
 
         Returns:
@@ -441,10 +439,7 @@ class AlAdForTokenClassification(AlAdPreTrainedModel):
         sums = self._alignment_terms(outputs.last_hidden_state, signal.states, matched)
         teacher_says = self._to_distil(signal.logits, logits)
         sums |= tagging_sums(logits, labels, teacher_says, matched, self.config.distillation_temperature)
-        items = num_items_in_batch
-        if items is None:
-            items = real.sum() if labels is None else (labels != IGNORED).sum().clamp(min=1)
-        loss, loss_terms = self._total_loss(sums, items)
+        loss, loss_terms = self._total_loss(sums, token_items(labels, real, num_items_in_batch))
         return AlAdTokenClassifierOutput(
             loss=loss,
             logits=logits,

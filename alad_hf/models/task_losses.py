@@ -10,8 +10,28 @@ IGNORED = -100
 
 
 def at_least_one(items: torch.Tensor | int) -> torch.Tensor | int:
-    """A divisor of sums: the Trainer counts 0 labels where all rows of a step are without, and their sum is 0."""
+    """A divisor of sums over nothing, which are 0."""
     return items.clamp(min=1) if isinstance(items, torch.Tensor) else max(items, 1)
+
+
+def token_items(
+    labels: torch.Tensor | None, real: torch.Tensor, num_items_in_batch: torch.Tensor | int | None
+) -> torch.Tensor | int:
+    """The divisor of a tagger's sums: labels that count; where there is none, real tokens, of which a teacher speaks.
+
+    Args:
+        labels: (batch, tokens), -100 where a label does not count.
+        real: (batch, tokens), 1 for real tokens.
+        num_items_in_batch: Labels that count in all accumulated batches; by default those of this one.
+    """
+    tokens = real.float().sum()  # a count in half precision would be rounded
+    if num_items_in_batch is None:
+        if labels is None:
+            return tokens
+        num_items_in_batch = (labels != IGNORED).sum()
+    if isinstance(num_items_in_batch, torch.Tensor):
+        return torch.where(num_items_in_batch > 0, num_items_in_batch, tokens)
+    return num_items_in_batch or tokens
 
 
 def token_sum(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -116,4 +136,14 @@ def span_loss(
     return span_sum(logits, start_positions, end_positions, real) / logits.shape[0]
 
 
-__all__ = ["IGNORED", "at_least_one", "candidates", "span_loss", "span_sum", "text_loss", "token_loss", "token_sum"]
+__all__ = [
+    "IGNORED",
+    "at_least_one",
+    "candidates",
+    "span_loss",
+    "span_sum",
+    "text_loss",
+    "token_items",
+    "token_loss",
+    "token_sum",
+]

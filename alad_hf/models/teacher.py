@@ -241,8 +241,10 @@ def copy_head(model: PreTrainedModel, teacher: PreTrainedModel, layers: Sequence
     """
     own = getattr(model, "classifier", None) or getattr(model, "qa_outputs", None)
     head = linear_head(teacher, layers) if isinstance(own, nn.Linear) else None
-    if head is None or head.weight.shape != own.weight.shape or teacher.config.id2label != model.config.id2label:
+    if head is None or head.weight.shape != own.weight.shape:
         return
+    if tagging_head(model) is not None and teacher.config.id2label != model.config.id2label:
+        return  # the outputs of a question answerer are start and end, whatever its configuration calls them
     with torch.no_grad():
         own.weight.copy_(head.weight)
         own.bias.copy_(head.bias if head.bias is not None else torch.zeros_like(own.bias))

@@ -39,7 +39,7 @@ from ..models.quantized_student import check_frozen
 from ..models.student import bare_encoder, load_student
 from ..models.teacher import copy_head, load_teacher, state_width, tagging_head
 from ..training.distillation import distilling
-from ..training.stages import published_arguments, train
+from ..training.stages import check_one_device, published_arguments, train
 from .budget import MOST_EVALUATIONS, Budget, Mode
 
 logger = logging.getLogger(__name__)
@@ -139,12 +139,13 @@ class Task:
 
 
 def check_one_process() -> None:
-    """Raise ValueError where several processes run a recipe."""
+    """Raise ValueError where several processes, or several GPUs, run a recipe."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError(
             f"WORLD_SIZE={os.environ['WORLD_SIZE']}: a recipe trains, scores and saves in one process. For several "
             "take its parts, alad_hf.training.align and train, or your own Trainer: docs/train_on_several_gpus.md."
         )
+    check_one_device(torch.cuda.device_count())
 
 
 def load_parts(
@@ -182,6 +183,7 @@ def load_parts(
     of_the_adapter = {"freeze_student": freeze_student, **(config_arguments or {})}
     only_with_teacher |= {"teacher_tokenizer": teacher_tokenizer, "adapter=False": not adapter, **of_the_adapter}
     useless = [name for name, value in only_with_teacher.items() if value is not None and value is not False]
+    useless += [name for name in config_arguments or {} if name not in useless]  # False may say something there
     if teacher is None and useless:
         raise ValueError(
             f"Without a teacher there is no adapter and no alignment, and nothing that {', '.join(useless)} could do: "
@@ -412,7 +414,10 @@ def _with_stock_head(
     """
     encoder = parts.encoder
     config = copy.deepcopy(encoder.config)
-    for name, value in task.labels.items():
+    labels = task.labels
+    if task.card == "question-answering":  # its heads are as wide as there are labels, and the encoder may have others
+        labels = {"id2label": {0: "start", 1: "end"}, "label2id": {"start": 0, "end": 1}}
+    for name, value in labels.items():
         setattr(config, name, value)
     model = task.stock_class.from_config(config)
     found = model.base_model.load_state_dict(encoder.base_model.state_dict(), strict=False)

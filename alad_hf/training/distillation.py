@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import QuestionAnsweringModelOutput, TokenClassifierOutput
 
 from ..models.alignment_loss import answering_sums, shared_by_tokens, squared_error, tagging_sums
-from ..models.task_losses import IGNORED, at_least_one
+from ..models.task_losses import at_least_one, token_items
 from ..models.teacher import accepted_arguments
 
 _OF_ACCELERATE = ("forward", "_original_forward", "_is_accelerate_prepared")
@@ -57,6 +57,8 @@ class _Distilling(PreTrainedModel):
 
 
 class _DistillingTagger(_Distilling):
+    accepts_loss_kwargs = True  # also where the stock model's own loss cannot count labels
+
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -78,8 +80,8 @@ class _DistillingTagger(_Distilling):
         sums = tagging_sums(outputs.logits, labels, teacher_logits, matched)
         if teacher_states is not None:
             sums["states"] = squared_error(outputs.hidden_states[-1], teacher_states, matched)
-        items = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
-        return TokenClassifierOutput(loss=sum(sums.values()) / at_least_one(items), logits=outputs.logits)
+        items = at_least_one(token_items(labels, attention_mask, num_items_in_batch))
+        return TokenClassifierOutput(loss=sum(sums.values()) / items, logits=outputs.logits)
 
 
 class _DistillingAnswerer(_Distilling):

@@ -198,7 +198,9 @@ class DistillationModel(PreTrainedModel):
             return model(**given, **wants)
 
     def _projected(self, states: torch.Tensor) -> torch.Tensor:
-        return states if self.projection is None else self.projection(states)
+        if self.projection is None:
+            return states
+        return self.projection(states.to(self.projection.weight.dtype))  # learned in float32, whatever the student is
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The student's weights."""

@@ -27,7 +27,7 @@ from ..models.alad_construction import load_tokenizer
 from ..models.teacher import load_teacher, tokenizes_alike
 from .distillation_model import DistillationModel, DistillationWeights
 from .loss_logging import LossTermsCallback
-from .stages import checkpoint_to_resume, stop_printing_logs
+from .stages import check_one_device, checkpoint_to_resume, stop_printing_logs
 
 PUBLISHED_BATCH_SIZE = 192
 
@@ -106,8 +106,10 @@ def distill_encoder(
 
     Raises:
         ValueError: `args.max_steps` is not set, the tokenizers differ or do not fit the student, the models do not fit
-            each other, or `args.output_dir` holds another run's checkpoints and `resume` is False.
+            each other, `args.output_dir` holds another run's checkpoints and `resume` is False, or one process would
+            train on several GPUs.
     """
+    check_one_device(args.n_gpu)
     if args.max_steps < 1:
         raise ValueError("The text is an endless stream: set max_steps in the TrainingArguments.")
     checkpoint = checkpoint_to_resume(args.output_dir, resume)

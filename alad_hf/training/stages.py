@@ -166,8 +166,8 @@ def train(
         callbacks: More callbacks.
 
     Raises:
-        ValueError: `args.output_dir` holds checkpoints already and `resume` is False, or the rows have neither labels
-            nor a teacher's signal.
+        ValueError: `args.output_dir` holds checkpoints already and `resume` is False, the rows have neither labels
+            nor a teacher's signal, or one process would train on several GPUs.
     """
     targets = {"labels", "start_positions", "teacher_states", "teacher_logits"}
     if getattr(model, "teacher", None) is None and not targets & set(train_dataset.column_names):
@@ -175,6 +175,7 @@ def train(
             f"There is nothing to learn: the rows have the columns {train_dataset.column_names}, neither labels nor a "
             "teacher's states, and no teacher is attached. Add labels, or call cache_teacher_states first."
         )
+    check_one_device(args.n_gpu)
     checkpoint = checkpoint_to_resume(args.output_dir, resume)
     args = copy.copy(args)
     args.remove_unused_columns, args.length_column_name = False, LENGTH_COLUMN
@@ -196,6 +197,22 @@ def train(
         trainer.label_names = ["labels"]
     trainer.train(resume_from_checkpoint=checkpoint)
     return trainer
+
+
+def check_one_device(count: int) -> None:
+    """Raise ValueError if one process would train on several GPUs (`DataParallel`), with a copy of the model on each.
+
+    Such copies would share one attached teacher, and their loss terms lie on different devices.
+
+    Args:
+        count: Devices of this process.
+    """
+    if count > 1:
+        raise ValueError(
+            f"This process sees {count} GPUs, and the Trainer would train on all in threads (DataParallel). Start one "
+            "process for each with `accelerate launch`, or show one alone: CUDA_VISIBLE_DEVICES=0. See "
+            "docs/train_on_several_gpus.md."
+        )
 
 
 class _Trainer(Trainer):

@@ -231,6 +231,36 @@ class TestAlignmentLoss:
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         assert gradients and all(not gradient.any() for gradient in gradients)
 
+    @pytest.mark.parametrize("items", [None, 0, torch.tensor(0)])
+    def test_without_any_label_that_counts_a_teacher_s_signal_is_a_mean_over_real_tokens(
+        self, items: int | torch.Tensor | None
+    ) -> None:
+        model, batch, columns = self.model(), random_batch(), self.columns()
+        ignored = {**batch, "labels": torch.full_like(batch["labels"], -100)}
+        without = {name: value for name, value in batch.items() if name != "labels"}
+        expected = model(**without, **columns).loss
+        torch.testing.assert_close(model(**ignored, **columns, num_items_in_batch=items).loss, expected)
+        states = {"teacher_states": columns["teacher_states"]}
+        base = model.model(**ignored, **states, num_items_in_batch=items).loss
+        torch.testing.assert_close(base, model.model(**without, **states).loss)
+
+    def test_real_tokens_are_counted_in_whole_numbers_in_half_precision(self) -> None:
+        model = self.model().model.to(torch.float16)
+        ids = torch.full((1100, 60), 5)  # more tokens than the largest number of float16
+        states = torch.randn(1, 1, 32).expand(1100, 60, 32)
+        with torch.no_grad():
+            many, few = (model(input_ids=ids[:rows], teacher_states=states[:rows]).loss for rows in (1100, 1))
+        torch.testing.assert_close(many, few, rtol=1e-2, atol=0)
+
+    def test_copies_in_threads_do_not_share_an_attached_teacher(self) -> None:
+        teacher, tokenizer = tiny_teacher(), tiny_tokenizer()
+        model = AlAdForTokenClassification.from_student_pretrained(
+            AutoModel.from_config(tiny_config()), teacher=teacher, tokenizer=tokenizer, teacher_tokenizer=tokenizer
+        )
+        model._is_replica = True  # as torch's replicate leaves it
+        with pytest.raises(ValueError, match=r"DataParallel.*accelerate launch.*cache_teacher_states"):
+            model(**random_batch())
+
     def test_unlabelled_tokens_count_without_a_task_loss(self) -> None:
         model, batch, columns = self.model(), random_batch(), self.columns()
         unlabelled = torch.where(batch["attention_mask"] == 1, -1, -100)

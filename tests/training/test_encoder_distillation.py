@@ -186,6 +186,17 @@ class TestTeacher:
         assert model.projection.weight.shape == (32, 16) and model.projection.weight.grad.abs().sum() > 0
         assert not any("projection" in name for name in model.state_dict())
 
+    def test_a_projection_of_a_student_in_half_precision_stays_in_float32(self) -> None:
+        """As transformers loads a checkpoint that was stored so."""
+        teacher = tiny_mlm(seed=1, hidden_size=32)
+        expected, model = (
+            DistillationModel(tiny_mlm().to(dtype), teacher) for dtype in (torch.float32, torch.bfloat16)
+        )
+        model.projection.load_state_dict(expected.projection.state_dict())
+        assert model.projection.weight.dtype == torch.float32
+        batch = masked_batch()
+        assert terms_of(model, **batch)["hidden"] == pytest.approx(terms_of(expected, **batch)["hidden"], rel=0.02)
+
     def test_attention_kernels_come_back(self) -> None:
         student, teacher = tiny_mlm(), tiny_mlm(seed=1)
         student.set_attn_implementation("sdpa")

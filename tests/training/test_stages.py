@@ -13,7 +13,7 @@ import pytest
 import torch
 from tiny import VOCABULARY, tiny_config, tiny_teacher, tiny_tokenizer
 from tiny_training import make_rows, step_logs, weights_of
-from transformers import AutoModel, AutoModelForQuestionAnswering, PreTrainedModel, Trainer
+from transformers import AutoModel, AutoModelForQuestionAnswering, PreTrainedModel, Trainer, TrainingArguments
 
 from alad_hf import AlAdForQuestionAnswering, AlAdForTokenClassification
 from alad_hf.data import encode_text
@@ -304,3 +304,9 @@ def test_rows_without_anything_to_learn_are_refused(tmp_path: Path) -> None:
             tokenizer=tiny_tokenizer(),
             args=published_arguments("frozen", tmp_path),
         )
+
+
+def test_several_gpus_in_one_process_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 2))
+    with pytest.raises(ValueError, match=r"sees 2 GPUs.*DataParallel.*accelerate launch"):
+        train(tiny_teacher(), make_rows(), tokenizer=tiny_tokenizer(), args=published_arguments("joint", tmp_path))
