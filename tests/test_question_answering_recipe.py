@@ -153,6 +153,10 @@ def test_a_student_with_a_head_of_another_task_gets_one_of_start_and_end(count: 
     budget = Budget(epochs=1, batch_size=12, learning_rate=1e-12)
     alone = train_question_answerer(folders[0], data, tmp_path / "alone", budget=budget).model
     assert alone.qa_outputs.out_features == alone.config.num_labels == 2
+    again = train_question_answerer(str(tmp_path / "alone"), data, tmp_path / "again", budget=budget).model
+    torch.testing.assert_close(again.qa_outputs.weight, alone.qa_outputs.weight)
+    named_otherwise = train_question_answerer(folders[1], data, tmp_path / "otherwise", budget=budget).model
+    torch.testing.assert_close(named_otherwise.qa_outputs.weight, teacher.qa_outputs.weight)
     options = {"teacher": folders[1], "adapter": False, "budget": budget}
     distilled = train_question_answerer(folders[0], data, tmp_path / "distilled", **options).model
     torch.testing.assert_close(distilled.qa_outputs.weight, teacher.qa_outputs.weight)

@@ -350,7 +350,7 @@ def test_adapters_of_peft_are_merged_before_an_encoder_is_trained_alone(tmp_path
     parts = load_parts(
         wrapped, tokenizer=tiny_tokenizer(), teacher=None, teacher_tokenizer=None, keep_layers=None, seed=0
     )
-    task = Task("ner", AutoModelForTokenClassification, AlAdForTokenClassification, dict, "f1", dict)
+    task = Task("ner", AutoModelForTokenClassification, AlAdForTokenClassification, dict, "f1", dict, labels={})
     tagger = _with_stock_head(task, parts).eval()
     inputs = tiny_tokenizer()("smith works in london .", return_tensors="pt")
     with torch.no_grad():

@@ -52,9 +52,8 @@ def truncate_layers(
 
     Raises:
         ValueError: An index is out of range or repeated, a rule lacks its number or text, a number or text is given
-            that nothing reads, the encoder's layers cannot
-            be found (ALBERT shares one), a layer cannot stand where `layer_map` puts it (ModernBERT's first has no
-            norm of its own), or cannot be refitted.
+            that nothing reads, the encoder's layers cannot be found (ALBERT shares one), a layer cannot stand where
+            `layer_map` puts it (ModernBERT's first has no norm of its own), or cannot be refitted.
 
     Example:
         >>> student = truncate_layers(teacher, layer_map=[0, 1])

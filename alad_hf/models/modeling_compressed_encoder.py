@@ -26,6 +26,9 @@ STOCK_MODELS = {
     "question-answering": MODEL_FOR_QUESTION_ANSWERING_MAPPING,
 }
 
+ANSWER_LABELS = {0: "start", 1: "end"}
+"""What the outputs of a question answerer's head stand for; stock heads are as wide as their model has labels."""
+
 OPTIONAL_INPUTS = ("token_type_ids", "position_ids")
 """What tokenizers and users give to every encoder, also to those that have no use for it."""
 
@@ -320,7 +323,7 @@ def build_stock_model(config: CompressedEncoderConfig, task: str) -> PreTrainedM
     labels = inner.id2label, inner.label2id
     try:
         # The labels are the outer configuration's; the inner one lends itself, since its identity must stay.
-        inner.id2label = {0: "start", 1: "end"} if task == "question-answering" else dict(config.id2label or {})
+        inner.id2label = dict(ANSWER_LABELS) if task == "question-answering" else dict(config.id2label or {})
         return kind(inner) if isinstance(kind, type) else kind[0](inner)
     finally:
         inner.id2label, inner.label2id = labels
@@ -338,6 +341,7 @@ def _check_same_shape(embedding: CompressedEmbedding, stock: nn.Embedding) -> No
 
 
 __all__ = [
+    "ANSWER_LABELS",
     "CompressedEncoderForQuestionAnswering",
     "CompressedEncoderForTokenClassification",
     "CompressedEncoderModel",

@@ -15,6 +15,7 @@ from ..data.loading import load_question_answering
 from ..data.question_answering import encode_questions
 from ..evaluation.question_answering_metrics import question_answering_metrics
 from ..models.modeling_alad import AlAdForQuestionAnswering
+from ..models.modeling_compressed_encoder import ANSWER_LABELS
 from ..question_answering import evaluate_question_answerer, window_sizes
 from .budget import EXCHANGED_PARAGRAPHS, Budget
 from .exchanged_questions import exchange_questions
@@ -136,6 +137,7 @@ def train_question_answerer(
         ),
         best="f1",
         evaluate=partial(evaluate_question_answerer, max_length=max_length, overlap=overlap),
+        labels={"id2label": dict(ANSWER_LABELS), "label2id": {name: index for index, name in ANSWER_LABELS.items()}},
     )
     model = train_and_save(
         task,

@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +132,8 @@ class Task:
     best: str
     """The metric that decides which evaluation was the best."""
     evaluate: Callable[[PreTrainedModel, PreTrainedTokenizerBase, Dataset], dict[str, float]]
-    labels: dict[str, dict] = field(default_factory=dict)
-    """`id2label` and `label2id` of the model, where the task has labels."""
+    labels: dict[str, dict]
+    """`id2label` and `label2id` of the model, whose head is as wide as there are labels."""
     fit_head: Callable[..., object] | None = None
     """Fits a new head to labelled rows before the encoder moves, see `fit_tagging_head`."""
 
@@ -414,10 +414,7 @@ def _with_stock_head(
     """
     encoder = parts.encoder
     config = copy.deepcopy(encoder.config)
-    labels = task.labels
-    if task.card == "question-answering":  # its heads are as wide as there are labels, and the encoder may have others
-        labels = {"id2label": {0: "start", 1: "end"}, "label2id": {"start": 0, "end": 1}}
-    for name, value in labels.items():
+    for name, value in task.labels.items():
         setattr(config, name, value)
     model = task.stock_class.from_config(config)
     found = model.base_model.load_state_dict(encoder.base_model.state_dict(), strict=False)
@@ -446,7 +443,7 @@ def _own_head(task: Task, parts: Parts) -> dict[str, torch.Tensor]:
         tagger = task.stock_class.from_pretrained(tagger)
     elif not isinstance(tagger, PreTrainedModel):
         return {}
-    if task.labels and dict(tagger.config.id2label) != task.labels["id2label"]:
+    if tagging_head(tagger) is not None and dict(tagger.config.id2label) != task.labels["id2label"]:
         logger.warning(
             "The head of %s is left behind: it has the labels %s, the data %s.",
             parts.encoder.name_or_path,

@@ -257,7 +257,8 @@ class TestAlignmentLoss:
         model = AlAdForTokenClassification.from_student_pretrained(
             AutoModel.from_config(tiny_config()), teacher=teacher, tokenizer=tokenizer, teacher_tokenizer=tokenizer
         )
-        model._is_replica = True  # as torch's replicate leaves it
+        assert model._replicate_for_data_parallel()._is_replica
+        model._is_replica = True  # the copy has no weights yet
         with pytest.raises(ValueError, match=r"DataParallel.*accelerate launch.*cache_teacher_states"):
             model(**random_batch())
 
