@@ -180,15 +180,16 @@ def run_task(options: argparse.Namespace, results: Results, task: str) -> None:
             report(experiment, task, "untuned", key, untuned[key])
     if "tuned" in options.parts:
         tuned = results.section("tuned", task)
-        results.check_settings(tuned, {"steps": STEPS, "learning_rates": LEARNING_RATES})
+        steps = STEPS * options.longer
+        results.check_settings(tuned, {"steps": steps, "learning_rates": LEARNING_RATES})
         for seed, arm, key in itertools.product(options.seeds, options.arms, folders):
             section = tuned.setdefault(arm, {}).setdefault(key, {})
             if str(seed) not in section:
-                results.put(section, str(seed), tune(experiment, folders[key], arm, seed))
+                results.put(section, str(seed), tune(experiment, folders[key], arm, seed, steps))
                 report(experiment, task, f"{arm} {seed}", key, section[str(seed)])
 
 
-def tune(experiment: Experiment, folder: Path, arm: str, seed: int) -> dict[str, Any]:
+def tune(experiment: Experiment, folder: Path, arm: str, seed: int, steps: int) -> dict[str, Any]:
     """Fine-tune a tagger with its table, or an AlAd model over its encoder, and score the best on dev."""
     set_seed(seed)
     if arm == "tuned":
@@ -203,9 +204,8 @@ def tune(experiment: Experiment, folder: Path, arm: str, seed: int) -> dict[str,
         )
         model.detach_teacher()
         rows = experiment.training_rows("joint")
-    fit = experiment.fit(
-        model, rows, seed=seed, learning_rate=LEARNING_RATES[arm], steps=STEPS, evaluations=EVALUATIONS
-    )
+    rate = LEARNING_RATES[arm]
+    fit = experiment.fit(model, rows, seed=seed, learning_rate=rate, steps=steps, evaluations=EVALUATIONS)
     return fit | scores(experiment, model)
 
 
@@ -237,6 +237,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=[name for name in TASKS if name != "qa"], default=["wnut17"])
     parser.add_argument("--arms", nargs="+", choices=LEARNING_RATES, default=list(LEARNING_RATES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--longer", type=int, default=1, metavar="TIMES", help="tuned steps times this")
     parser.add_argument("--skip-dense", action="store_true", help="do not tune the tagger with its own table")
     add_teacher_options(parser)
     options = parser.parse_args()
