@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal, get_args
 
 from .data.conllu_lines import BLANK, looks_like_conllu, word_columns
-from .data.json_lines import load_object, split_words
+from .data.json_lines import load_object
+from .data.word_boundaries import split_words
 
 InputFormat = Literal["text", "document", "conll", "conllu", "jsonl"]
 """A text a line, one text, a word a line and blank lines between sentences, the same as CoNLL-U, or a JSON object a

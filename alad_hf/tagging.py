@@ -10,9 +10,9 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .data.json_lines import split_words
 from .data.tag_schemes import split_tag
 from .data.tagged_datasets import dataset_to_sentences, declared_tag_names
+from .data.word_boundaries import split_words
 from .evaluation.entity_f1 import check_iob2_tag, entity_scores
 from .evaluation.tagging_accuracy import tagging_scores
 from .word_prediction import WordTag, label_names, predict_words

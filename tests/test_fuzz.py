@@ -21,9 +21,10 @@ from transformers import BertForQuestionAnswering
 
 from alad_hf import AlAdConfig, AlAdForTokenClassification
 from alad_hf.data.columns import parse_conll, parse_conllu
-from alad_hf.data.json_lines import parse_json_lines, split_words
+from alad_hf.data.json_lines import parse_json_lines
 from alad_hf.data.squad import read_squad
 from alad_hf.data.token_alignment import teacher_columns
+from alad_hf.data.word_boundaries import split_words
 from alad_hf.prediction_records import InputFormat, read_records
 from alad_hf.question_answering import QuestionAnswerer
 from alad_hf.tagging import tag_text, tag_words

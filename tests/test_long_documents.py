@@ -12,7 +12,7 @@ from transformers import AutoModel, PreTrainedModel, pipeline
 from transformers.modeling_outputs import TokenClassifierOutput
 
 from alad_hf import AlAdForTokenClassification
-from alad_hf.data.json_lines import split_words
+from alad_hf.data.word_boundaries import split_words
 from alad_hf.long_documents import Chunk, cut_chunks, state_length, words_of_chunks
 from alad_hf.tagging import tag_text
 from alad_hf.word_prediction import BUFFERED_BATCHES, BUFFERED_WORDS, predict_words

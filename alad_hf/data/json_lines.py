@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import unicodedata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from datasets import Dataset
 
 from alad_hf.data.tagged_sentences import TaggedSentence, to_dataset
 from alad_hf.data.text_lines import check_characters, read_lines
+from alad_hf.data.word_boundaries import split_words
 
 logger = logging.getLogger(__name__)
 
@@ -19,10 +19,6 @@ _EXPECTED_RECORD = (
     'expected {"tokens": ["Ann", ...], "tags": ["B-PER", ...]} or '
     '{"text": "Ann ...", "spans": [{"start": 0, "end": 3, "label": "PER"}]}'
 )
-# Categories of characters that most tokenizers drop: as words of their own they would be tagged unseen.
-_SHAPELESS = ("Mn", "Me", "Cf")
-_ZERO_WIDTH_JOINER = "\u200d"
-_SKIN_TONES = frozenset(map(chr, range(0x1F3FB, 0x1F400)))
 
 
 class CharacterSpan(NamedTuple):
@@ -39,7 +35,7 @@ def read_json_lines(path: str | Path, *, tag_scheme: str = "auto") -> Dataset:
     Each object is either `{"tokens": [...], "tags": [...]}` with tags as strings, or `{"text": "...", "spans":
     [{"start": 0, "end": 5, "label": "PER"}]}` with character offsets, `end` exclusive; `entities` is accepted for
     `spans`. Texts are split into words by `split_words` and tagged in IOB2. Other keys are not read. Objects without
-    any word are left out and counted in one warning.
+    any word are left out and counted in one warning, and so are borders of spans inside a word, which is cut there.
 
     Args:
         path: A UTF-8 file.
@@ -71,14 +67,17 @@ def parse_json_lines(path: str | Path) -> list[TaggedSentence]:
         ValueError: If a line is malformed, spans overlap or leave the text, or the file has no sentence.
     """
     sentences = []
-    skipped = 0
+    skipped, cut, example = 0, 0, ""
     for line_number, line in read_lines(path):
         if not line.strip():
             continue
         place = f"{path}, line {line_number}"
         try:
-            tokens, tags = _parse_record(load_object(line, _EXPECTED_RECORD))
+            record = load_object(line, _EXPECTED_RECORD)
+            tokens, tags = _parse_record(record)
             check_characters("".join((*tokens, *tags)))
+            if "tokens" not in record and (inside := len(tokens) - len(split_words(record["text"]))):
+                cut, example = cut + inside, example or place
         except ValueError as error:
             raise ValueError(f"{place}: {error}.") from error
         if tokens:
@@ -89,6 +88,14 @@ def parse_json_lines(path: str | Path) -> list[TaggedSentence]:
         raise ValueError(f"{path}: found no sentence, {_EXPECTED_RECORD}.")
     if skipped:
         logger.warning("%s: left out %d objects without any word; %d sentences remain.", path, skipped, len(sentences))
+    if cut:
+        logger.warning(
+            "%s: %d borders of spans lie inside a word, the first in %s. The word is cut there; in prediction, where "
+            "no span is known, it stays whole. Mend the spans, or scores on this file will be too good.",
+            path,
+            cut,
+            example,
+        )
     return sentences
 
 
@@ -117,47 +124,6 @@ def load_object(line: str, expected: str) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError(f"found a JSON {type(record).__name__}, {expected}")
     return record
-
-
-def split_words(text: str, borders: set[int] | None = None) -> list[tuple[int, int]]:
-    """Split a text into words at white space and around punctuation, and at given offsets.
-
-    Each punctuation mark or symbol (Unicode categories P and S) is a word of its own. It is split off everywhere, and
-    not only next to an entity, lest the split itself betray where the entities are. What has no shape of its own
-    belongs to the character before it: combining marks, variation selectors and format characters (categories Mn, Me
-    and Cf) and skin tones. Emoji that a zero-width joiner makes one are one word.
-
-    Args:
-        text: Any text.
-        borders: Offsets at which a word must not continue.
-
-    Returns:
-        Start and exclusive end of each word, in characters.
-
-    Example:
-        >>> split_words("Ann's here.")
-        [(0, 3), (3, 4), (4, 5), (6, 10), (10, 11)]
-    """
-    borders = borders or set()
-    words: list[tuple[int, int]] = []
-    in_mark = False  # whether the last word began with punctuation or a symbol
-    for offset, character in enumerate(text):
-        if character.isspace():
-            continue
-        category = unicodedata.category(character)
-        is_mark = category[0] in "PS"
-        if category in _SHAPELESS:
-            joins = True
-        elif in_mark:
-            joins = character in _SKIN_TONES or (category[0] == "S" and text[offset - 1] == _ZERO_WIDTH_JOINER)
-        else:
-            joins = not is_mark
-        if joins and words and words[-1][1] == offset and offset not in borders:
-            words[-1] = (words[-1][0], offset + 1)
-        else:
-            words.append((offset, offset + 1))
-            in_mark = is_mark
-    return words
 
 
 def tag_spans(text: str, spans: list[CharacterSpan]) -> tuple[list[str], list[str]]:

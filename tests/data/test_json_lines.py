@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from seqeval.scheme import IOB2, Entities
 
-from alad_hf.data.json_lines import CharacterSpan, read_json_lines, split_words, tag_spans
+from alad_hf.data.json_lines import CharacterSpan, read_json_lines, tag_spans
+from alad_hf.data.word_boundaries import split_words
 
 
 @pytest.fixture
@@ -51,6 +52,32 @@ def test_words_do_not_depend_on_spans_at_punctuation() -> None:
     expected = ["In", "Paris", ",", "Texas", "(", "U", ".", "S", ".", ")", "-", "naïve", "हिन्दी", "end"]
     assert [text[start:end] for start, end in split_words(text)] == expected
     assert tag_spans(text, [CharacterSpan(3, 8, "LOC"), CharacterSpan(17, 20, "LOC")])[0] == expected
+
+
+def test_words_of_scripts_without_blanks_are_characters() -> None:
+    words = {
+        "我住在北京。Ada在上海3月": [*"我住在北京。", "Ada", *"在上海3月"],
+        "東京タワーへ行く": list("東京タワーへ行く"),
+        "ที่นี่": ["ที่", "นี่"],  # consonants with a vowel and a tone above them
+        "𠮷野 서울에서": ["𠮷", "野", "서울에서"],  # beyond the first plane; Korean has blanks
+    }
+    for text, expected in words.items():
+        assert [text[start:end] for start, end in split_words(text)] == expected
+    text = "我住在北京。"
+    assert tag_spans(text, [CharacterSpan(3, 5, "LOC")]) == (list(text), ["O", "O", "O", "B-LOC", "I-LOC", "O"])
+
+
+def test_borders_of_spans_inside_words_are_counted(write, caplog: pytest.LogCaptureFixture) -> None:
+    inside = {"start": 0, "end": 6, "label": "LOC"}
+    path = write(
+        {"text": "Berlin 北京", "spans": [inside, {"start": 7, "end": 8, "label": "LOC"}]},
+        {"text": "Berliner Luft", "spans": [inside]},
+        {"text": "Ungarn: Berliners", "spans": [{"start": 10, "end": 14, "label": "LOC"}]},
+    )
+    with caplog.at_level(logging.WARNING):
+        assert rows(path)[1] == (["Berlin", "er", "Luft"], ["B-LOC", "O", "O"])
+    (record,) = caplog.records
+    assert f"{path}: 3 borders of spans" in record.getMessage() and f"{path}, line 2" in record.getMessage()
 
 
 def test_what_has_no_shape_belongs_to_the_word_before() -> None:
