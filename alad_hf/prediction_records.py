@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Literal, get_args
 
-from .data.conllu_lines import BLANK, looks_like_conllu, word_columns
+from .data.conllu_lines import BLANK, is_conllu, word_columns
 from .data.json_lines import load_object
 from .data.word_boundaries import split_words
 
@@ -203,10 +203,9 @@ def _sentences(lines: Iterable[bytes]) -> Iterator[tuple[int, list[str]]]:
 
 
 def _refuse_conllu(sentence: list[str], first: int) -> None:
-    """Refuse a sentence whose every line begins with an id of CoNLL-U, lest ids be taken for words."""
-    rows = [(number, line) for number, line in enumerate(sentence, start=first) if not line.startswith("#")]
-    if rows and all(looks_like_conllu(line) for _, line in rows):
-        number, line = rows[0]
+    """Refuse a sentence of CoNLL-U, lest its ids be taken for words."""
+    if is_conllu(sentence):
+        number, line = next((place, line) for place, line in enumerate(sentence, first) if not line.startswith("#"))
         raise ValueError(
             f"Line {number}: {line!r} is CoNLL-U, whose words are not in the first column: pass "
             "input_format='conllu' (--input-format conllu)."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -17,6 +18,8 @@ from .prediction_records import InputFormat, Record, read_questions, read_record
 from .question_answering import QuestionAnswerer
 from .tagging import group_words, marks_spans
 from .word_prediction import WordTag, label_names, predict_words
+
+logger = logging.getLogger(__name__)
 
 OutputFormat = Literal["jsonl", "conll"]
 
@@ -42,9 +45,10 @@ def tag_stream(
     Texts of any length are tagged to their end, see `alad_hf.tagging.tag_words`. Inputs of like length share a batch;
     what is read ahead for that is bounded.
 
-    `jsonl` is a line for each input: what it holds and `entities`, as by `tag_text`, or `tags` for `tokens`. `conll`
-    is a line for each word, the line of `conll` that was read or else the word, with the tag behind a tab, and a blank
-    line after each input, also after one without a word.
+    `jsonl` is a line for each input: what it holds and `entities`, as by `tag_text`, or `tags` for `tokens`; what it
+    held by that name is replaced, of which one warning tells. `conll` is a line for each word, the line of `conll`
+    that was read or else the word, with the tag behind a tab, and a blank line after each input, also after one
+    without a word.
 
     Args:
         model: A token classifier; it runs where it is.
@@ -53,8 +57,8 @@ def tag_stream(
         target: An open text stream, or the path of a file, which must not exist unless `resume` is True.
         input_format: See `read_records`.
         output_format: See above.
-        resume: Go on behind the last complete prediction in the file `target`, which has to be of the same input; a
-            half-written one at its end is made anew.
+        resume: Go on behind the last complete prediction in the file `target`, if it is there; it has to be of the
+            same input, and a half-written one at its end is made anew.
         batch_size: Windows of one forward pass.
         max_length: Tokens of one window, special ones included; as many as fit the model if omitted.
         overlap: Tokens that consecutive windows of a text share; a quarter of `max_length` if omitted.
@@ -91,7 +95,10 @@ def tag_stream(
         ):
             yield _WRITERS[output_format](waiting.popleft(), words, are_spans)
 
-    return _write(read_records(source, input_format), predict, target, output_format, resume)
+    records = read_records(source, input_format)
+    if output_format == "jsonl":
+        records = _noting_replaced(records, lambda record: "tags" if record.offsets is None else "entities")
+    return _write(records, predict, target, output_format, resume)
 
 
 def answer_stream(
@@ -160,7 +167,25 @@ def answer_stream(
                 progress.update()
 
     with tqdm(desc="Answering", unit=" questions", disable=not show_progress) as progress:
-        return _write(read_questions(source), predict, target, "jsonl", resume)
+        records = _noting_replaced(read_questions(source), lambda record: "answer")
+        return _write(records, predict, target, "jsonl", resume)
+
+
+def _noting_replaced(records: Iterable[Record], key_of: Callable[[Record], str]) -> Iterator[Record]:
+    """Warn once of an input that holds what its prediction is going to be called."""
+    warned = False
+    for record in records:
+        key = key_of(record)
+        if key in record.source and not warned:
+            warned = True
+            logger.warning(
+                "Line %d holds %r, in whose place the prediction is written; so it may be on other lines. To keep "
+                "both, give yours another name, such as %r.",
+                record.line_number,
+                key,
+                f"gold_{key}",
+            )
+        yield record
 
 
 def _write(
@@ -175,12 +200,11 @@ def _write(
             raise ValueError("resume=True needs the file to go on with: pass its path as target.")
         return _write_all(predict(records), target)
     path = Path(target)
-    if not resume:
-        if path.exists():
+    if path.exists():
+        if not resume:
             raise FileExistsError(f"{path} exists. Pass resume=True to go on with it, or name another file.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-    elif path.exists():
         records = _behind(path, records, output_format)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8", newline="\n") as file:
         return _write_all(predict(records), file)
 

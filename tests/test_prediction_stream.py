@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,17 +78,21 @@ def test_columns_keep_what_they_hold(tmp_path: Path) -> None:
     assert rows[1]["tags"] == ["B-PER", "I-PER"]
 
 
-def test_json_lines_keep_what_they_hold() -> None:
+def test_json_lines_keep_what_they_hold(caplog: pytest.LogCaptureFixture) -> None:
     rows = [{"id": 7, "tokens": words, "tags": ["X"]} for words in TOKENS]
     rows.append({"text": "c\r\na", "meta": {"x": [1.5, None]}, "entities": "gold"})
     content = "\n".join(json.dumps(row) for row in rows) + "\n\n"
     found = [json.loads(line) for line in tagged(content, input_format="jsonl").splitlines()]
+    (record,) = caplog.records
+    assert re.search("Line 1 holds 'tags', in whose place.*'gold_tags'", record.getMessage())
     tags = list(tag_words(Letters(), tiny_tokenizer(), TOKENS))
     assert found[:3] == [row | {"tags": tag} for row, tag in zip(rows, tags, strict=False)]
     (entity,) = found[3].pop("entities")
     assert (entity["start"], entity["end"], entity["text"]) == (3, 4, "a")
     assert found[3] == {"text": "c\r\na", "meta": {"x": [1.5, None]}}
+    caplog.clear()
     columns = tagged(content, input_format="jsonl", output_format="conll")
+    assert not caplog.records  # nothing is replaced there
     assert columns == "a\tB-PER\nb\tI-PER\nc\tO\n\n\nc\tO\na\tB-PER\n\nc\tO\na\tB-PER\n\n"
 
 
@@ -209,11 +214,9 @@ def test_resumed_from_any_byte_nothing_is_lost_or_repeated(formats: tuple[str, s
 
 
 def test_resume_starts_where_there_is_nothing_yet(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "out.jsonl"
-    with pytest.raises(FileNotFoundError):
-        tag_stream(Letters(), tiny_tokenizer(), io.BytesIO(b"a\n"), path, resume=True)
-    path = tmp_path / "out.jsonl"
+    path = tmp_path / "new" / "out.jsonl"  # a job that is always called with resume makes its folder, too
     assert tag_stream(Letters(), tiny_tokenizer(), io.BytesIO(b"a\n"), path, resume=True) == 1
+    assert tag_stream(Letters(), tiny_tokenizer(), io.BytesIO(b"a\n"), path, resume=True) == 0
 
 
 def test_an_output_of_something_else_is_left_alone(tmp_path: Path) -> None:

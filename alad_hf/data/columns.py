@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from itertools import dropwhile, takewhile
 from pathlib import Path
 
 from datasets import Dataset
 
-from alad_hf.data.conllu_lines import BLANK, word_columns
+from alad_hf.data.conllu_lines import BLANK, is_conllu, word_columns
 from alad_hf.data.tagged_sentences import TaggedSentence, to_dataset
 from alad_hf.data.text_lines import read_lines
 
@@ -47,7 +48,7 @@ def read_conll(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a line is malformed, the file has no sentence, or the tags do not fit the scheme.
+        ValueError: If a line is malformed, the file has no sentence or is CoNLL-U, or the tags do not fit the scheme.
 
     Example:
         >>> corpus = read_conll("train.conll")  # doctest: +SKIP
@@ -109,12 +110,15 @@ def parse_conll(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a line is malformed or the file has no sentence.
+        ValueError: If a line is malformed, or the file has no sentence or is CoNLL-U.
     """
     sentences: list[TaggedSentence] = []
     current: TaggedSentence | None = None
     width, first_line = 0, ""
-    for line_number, line in read_lines(path):
+    lines = list(read_lines(path))
+    if token_column == 0:
+        _refuse_conllu(path, [line for _, line in lines])
+    for line_number, line in lines:
         if not line.strip(BLANK) or line.startswith(document_marker):
             current = None
             continue
@@ -172,6 +176,16 @@ def parse_conllu(path: str | Path, *, column: str = "upos") -> list[TaggedSenten
         current.tokens.append(fields[1])
         current.tags.append(tag)
     return _require_sentences(sentences, path, "CoNLL-U words")
+
+
+def _refuse_conllu(path: str | Path, lines: list[str]) -> None:
+    """Refuse a file whose first sentence is of CoNLL-U, lest its ids be taken for words."""
+    filled = dropwhile(lambda line: not line.strip(BLANK), lines)
+    if is_conllu(takewhile(lambda line: line.strip(BLANK), filled)):
+        raise ValueError(
+            f"{path} is CoNLL-U (or CoNLL-X), whose words are not in the first column. Name it .conllu, or call "
+            "read_conllu; else say which columns to read, such as token_column=1, tag_column=3."
+        )
 
 
 def _split_columns(line: str, separator: str | None) -> list[str]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 BLANK = " \t"
 """Only these two pad columns: other white space, such as the no-break space, occurs inside tokens."""
 
 _WIDTH = 10
 _SKIPPED_ID = re.compile(r"\d+-\d+|\d+\.\d+")
+_ID = re.compile(rf"\d+|{_SKIPPED_ID.pattern}")
 
 
 def word_columns(line: str, expected_id: int) -> list[str] | None:
@@ -33,7 +35,7 @@ def word_columns(line: str, expected_id: int) -> list[str] | None:
     return fields
 
 
-def looks_like_conllu(line: str) -> bool:
-    """Whether a line has ten columns, of which the first is an id."""
-    fields = line.split("\t")
-    return len(fields) == _WIDTH and (fields[0].isdecimal() or _SKIPPED_ID.fullmatch(fields[0]) is not None)
+def is_conllu(lines: Iterable[str]) -> bool:
+    """Whether a sentence is of CoNLL-U: all of its lines but comments have ten columns, the first of them an id."""
+    rows = [line.split("\t") for line in lines if not line.startswith("#")]
+    return bool(rows) and all(len(row) == _WIDTH and _ID.fullmatch(row[0]) for row in rows)

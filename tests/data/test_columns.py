@@ -57,6 +57,18 @@ def test_columns_are_chosen_by_index(write) -> None:
     assert sentences(read_conll(path, token_column=-4, tag_column=2)) == [[("Ann", "NNP"), ("ran", "VBD")]]
 
 
+@pytest.mark.parametrize("comment", ["", "# text = The dog\n"])
+def test_ids_of_conllu_are_not_taken_for_words(write, comment: str) -> None:
+    rest = "\t_" * 6
+    path = write(f"\n{comment}1-2\tThe dog\t_\t_{rest}\n1\tThe\tthe\tDET{rest}\n2\tdog\tdog\tNOUN{rest}\n")
+    with pytest.raises(ValueError, match=r"is CoNLL-U.*Name it \.conllu.*token_column=1, tag_column=3"):
+        read_conll(path, comment_prefix="#")
+    path = write(f"1\tThe\tthe\tDET{rest}\n2\tdog\tdog\tNOUN{rest}\n")  # as CoNLL-X is
+    assert sentences(read_conll(path, token_column=1, tag_column=3)) == [[("The", "DET"), ("dog", "NOUN")]]
+    numbers = "a" + 9 * "\tX" + "\n1" + 9 * "\tX" + "\n"  # ten columns, and a number is a word
+    assert sentences(read_conll(write(numbers))) == [[("a", "X"), ("1", "X")]]
+
+
 def test_separator_keeps_spaces_in_tokens(write) -> None:
     assert sentences(read_conll(write("New York\tB-LOC\nis\tO\n"), separator="\t")) == [
         [("New York", "B-LOC"), ("is", "O")]
