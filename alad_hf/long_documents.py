@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from .data.token_labels import longest_input
+from .data.token_labels import stated_length
 
 
 class Chunk(NamedTuple):
@@ -102,10 +102,9 @@ def state_length(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) -
         tokenizer: Changed in place.
         config: The configuration of its model; nothing is done for one without a limit, such as XLNet's.
     """
-    try:
-        tokenizer.model_max_length = longest_input(config, tokenizer)
-    except ValueError:  # neither knows one
-        return
+    limit = stated_length(config, tokenizer)
+    if limit is not None:
+        tokenizer.model_max_length = limit
 
 
 def _cutting_points(word_ids: Sequence[int], room: int) -> list[int]:

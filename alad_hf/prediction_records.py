@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, Literal, get_args
 
 from .data.conllu_lines import BLANK, is_conllu, word_columns
 from .data.json_lines import load_object
+from .data.text_lines import check_characters
 from .data.word_boundaries import split_words
 
 InputFormat = Literal["text", "document", "conll", "conllu", "jsonl"]
@@ -132,17 +133,11 @@ def _objects(lines: Iterable[bytes], expected: str) -> Iterator[tuple[int, dict[
         except ValueError as error:
             raise ValueError(f"Line {number}: {error}.") from None
         if "\\ud" in line.lower():
-            _check_encodable(json.dumps(row, ensure_ascii=False), number)
+            try:
+                check_characters(json.dumps(row, ensure_ascii=False))
+            except ValueError as error:
+                raise ValueError(f"Line {number}: {error}.") from None
         yield number, row
-
-
-def _check_encodable(text: str, number: int) -> None:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"Line {number}: {text[error.start]!a} is half of a surrogate pair and no character."
-        ) from None
 
 
 def _tagging_record(row: dict[str, Any], number: int) -> Record:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from transformers import (
 )
 
 from .data.question_answering import question_answering_features
-from .data.token_labels import longest_input
+from .data.token_labels import stated_length
 from .evaluation.answer_extraction import answer_candidates, best_answers
 from .evaluation.squad_score import squad_scores
 from .hub.finished_models import load_finished
@@ -126,7 +127,7 @@ class QuestionAnswerer:
         examples = _as_examples(question, context)
         if not examples["id"]:
             return []
-        max_length, overlap = window_sizes(self.model, self.tokenizer, max_length, overlap)
+        max_length, overlap = window_sizes(self.model, self.tokenizer, max_length, overlap, examples["question"])
         features = question_answering_features(
             examples, self.tokenizer, max_length=max_length, overlap=overlap, for_training=False
         )
@@ -195,8 +196,8 @@ def evaluate_question_answerer(
     """
     if not len(dataset):
         raise ValueError("The data set has no rows to score the model on.")
-    max_length, overlap = window_sizes(model, tokenizer, max_length, overlap)
     examples = dataset.with_format(None)[:]
+    max_length, overlap = window_sizes(model, tokenizer, max_length, overlap, examples["question"])
     features = question_answering_features(
         examples, tokenizer, max_length=max_length, overlap=overlap, for_training=False
     )
@@ -217,6 +218,7 @@ def window_sizes(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int | None = None,
     overlap: int | None = None,
+    questions: Sequence[str] = (),
 ) -> tuple[int, int]:
     """Decide how contexts are cut into windows, where a caller does not.
 
@@ -224,17 +226,21 @@ def window_sizes(
         model: The model that will read them.
         tokenizer: Its tokenizer.
         max_length: Most tokens of a window; by default 384, or as many as fit the model.
-        overlap: Context tokens that consecutive windows share; by default a third of `max_length`.
+        overlap: Context tokens that consecutive windows share; by default a third of `max_length`, or, where one of
+            the questions does not leave room for that, half of what it leaves.
+        questions: What will be asked.
 
     Returns:
         `max_length` and `overlap`.
     """
     if max_length is None:
-        try:
-            max_length = min(USUAL_LENGTH, longest_input(model.config, tokenizer))
-        except ValueError:  # no limit is stated, as for XLNet
-            max_length = USUAL_LENGTH
-    return max_length, max_length // 3 if overlap is None else overlap
+        max_length = min(USUAL_LENGTH, stated_length(model.config, tokenizer) or USUAL_LENGTH)
+    if overlap is None:
+        overlap = max_length // 3
+        tokens = tokenizer(list(questions), add_special_tokens=False, verbose=False)["input_ids"] if questions else []
+        room = max_length - tokenizer.num_special_tokens_to_add(pair=True) - max(map(len, tokens), default=0)
+        overlap = overlap if overlap < room else max(0, room // 2)
+    return max_length, overlap
 
 
 def _span_logits(

@@ -23,6 +23,7 @@ from .hub.model_card import write_model_card
 from .hub.pretrained_weights import resolve_pretrained
 from .models.modeling_alad import AlAdPreTrainedModel
 from .recipes import EXCHANGED_COPIES, EXCHANGED_EPOCHS, Budget, TrainedTagger, exchange_mentions, train_tagger
+from .recipes.validation_split import with_validation
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class Row:
 
     name: str
     score: float
-    """On test, 0 to 1: entity F1, or accuracy for tags without entities."""
+    """From 0 to 1: entity F1, or accuracy for tags without entities."""
     parameters: int
     trained_parameters: int
     stored_megabytes: float
@@ -54,6 +55,10 @@ class QuickstartResult:
     rows: list[Row]
     model_dir: Path
     seconds: float
+    metric: str
+    """What the scores are, "f1" or "accuracy"."""
+    split: str
+    """What they are of: "test", or "validation" where there is no test split."""
 
 
 def quickstart(
@@ -72,9 +77,8 @@ def quickstart(
     """Fine-tune a teacher, cut a student out of the encoder, align it, and compare.
 
     Every arm over the student takes the same number of optimiser steps; the plain student spends all of them on the
-    labels. The best of up to five evaluations on the validation split
-    is kept, the scores are on the test split. One seed: a demonstration;
-    `benchmarks/` has the measurements.
+    labels. The best of up to five evaluations on the validation split is kept, the scores are on the test split, or on
+    validation where there is none. One seed: a demonstration; `benchmarks/` has the measurements.
 
     Args:
         output_dir: Folder for the models. Its folders `teacher`, `plain`, `plug_and_play` and `alad` are made anew if
@@ -98,7 +102,7 @@ def quickstart(
     start = time.time()
     output_dir = Path(output_dir)
     _claim(output_dir)
-    splits = data if isinstance(data, DatasetDict) else load_token_classification(data)
+    splits = with_validation(data if isinstance(data, DatasetDict) else load_token_classification(data), "tokens")
     dataset_name = data if isinstance(data, str) else "the data given"
     source = resolve_pretrained(encoder)
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
@@ -124,10 +128,10 @@ def quickstart(
             callbacks=callbacks,
             **arguments,
         )
-        size = efficiency_report(tagger.model, tokenizer, splits["test"]["tokens"])
+        size = efficiency_report(tagger.model, tokenizer, splits[tagger.split]["tokens"])
         return tagger, Row(
             name=name,
-            score=tagger.scores["f1"] if "f1" in tagger.scores else tagger.scores["accuracy"],
+            score=tagger.scores[_metric(tagger)],
             parameters=size.parameters,
             trained_parameters=count_parameters(tagger.model, trainable_only=True),
             stored_megabytes=size.stored_megabytes,
@@ -153,9 +157,10 @@ def quickstart(
     write_model_card(
         cast(AlAdPreTrainedModel, joint.model),
         output_dir / "alad",
-        task="ner" if "f1" in joint.scores else "pos",
+        task="ner" if _metric(joint) == "f1" else "pos",
         dataset_name=dataset_name,
         metrics=joint.scores,
+        split=joint.split,
         language="en" if dataset_name == "builtin" else None,
         training=asdict(joint.budget),
         baseline={row.name: asdict(row) for row in rows},
@@ -163,7 +168,11 @@ def quickstart(
     )
     for folder in FOLDERS:  # many times the size of the models, and of no more use
         shutil.rmtree(output_dir / folder / "checkpoints", ignore_errors=True)
-    return QuickstartResult(rows, output_dir / "alad", time.time() - start)
+    return QuickstartResult(rows, output_dir / "alad", time.time() - start, _metric(joint), joint.split)
+
+
+def _metric(tagger: TrainedTagger) -> str:
+    return "f1" if "f1" in tagger.scores else "accuracy"
 
 
 def _claim(output_dir: Path) -> None:

@@ -144,6 +144,8 @@ def evaluate_tagger(
     dataset: Dataset,
     *,
     batch_size: int = 32,
+    max_length: int | None = None,
+    overlap: int | None = None,
     token_column: str | None = None,
     tag_column: str | None = None,
 ) -> dict[str, float]:
@@ -151,13 +153,16 @@ def evaluate_tagger(
 
     Words without a token count as well, with the tag that `tag_words` gives them. Tags of model and data are matched
     by their names, never by their ids. One warning tells of tags in the data that the model does not have, whose
-    words can only be wrong, and one of predicted tags that the data do not have.
+    words can only be wrong, and one of predicted tags that the data do not have. Of tags that mark spans only the
+    types have to be known: a model without `B-X` begins an X by `I-X`, which counts against the accuracy alone.
 
     Args:
         model: A token classifier, AlAd or not; it runs where it is.
         tokenizer: Its fast tokenizer.
         dataset: Words and tags (`ClassLabel` or strings), such as a split of `load_token_classification`.
         batch_size: Windows of one forward pass.
+        max_length: Tokens of one window, special ones included; as many as fit the model if omitted.
+        overlap: Tokens that consecutive windows of a sentence share; a quarter of `max_length` if omitted.
         token_column: The column with the words; `tokens` or `words` if omitted.
         tag_column: The column with the tags; `tags`, `ner_tags`, `pos_tags` or `upos` if omitted.
 
@@ -167,8 +172,8 @@ def evaluate_tagger(
         0 to 1.
 
     Raises:
-        ValueError: If the model shares no tag but "O" with the data, tags that mark spans are not IOB2, or the columns
-            are missing or malformed.
+        ValueError: If the model shares no tag but "O" with the data, tags that mark spans are not IOB2, the columns
+            are missing or malformed, or as by `tag_words`.
     """
     sentences = dataset_to_sentences(dataset, "The data set", token_column, tag_column)
     references = [sentence.tags for sentence in sentences]
@@ -176,12 +181,14 @@ def evaluate_tagger(
     names = sorted({*counts, *(declared_tag_names([dataset], tag_column) or [])})
     _check_shared_tags(model, names, counts)
     tokens = (sentence.tokens for sentence in sentences)
-    predictions = list(tag_words(model, tokenizer, tokens, batch_size=batch_size))
-    surplus = Counter(tag for tags in predictions for tag in tags if tag not in names)
+    predictions = list(
+        tag_words(model, tokenizer, tokens, batch_size=batch_size, max_length=max_length, overlap=overlap)
+    )
+    surplus = _not_among(names, Counter(tag for tags in predictions for tag in tags), marks_spans(names))
     if surplus:
         logger.warning(
             "%d words were given tags that the data do not have and count as wrong: %s.",
-            surplus.total(),
+            sum(surplus.values()),
             sorted(surplus),
         )
     if marks_spans(names):
@@ -201,7 +208,7 @@ def _check_shared_tags(model: PreTrainedModel, names: list[str], counts: Counter
     labels = label_names(model)
     # "O" alone tells nothing: it is a tag of every entity recogniser, whatever its types.
     telling = {name for name in names if name != "O"} or set(names)
-    if telling.isdisjoint(labels):
+    if len(_not_among(labels, Counter(telling), marks_spans(names))) == len(telling):
         raise ValueError(
             f"The model and the data share no tag that says anything: the model has {labels}, the data "
             f"have {names}. Evaluate on data with the model's tags; if only the names differ, set "
@@ -210,7 +217,7 @@ def _check_shared_tags(model: PreTrainedModel, names: list[str], counts: Counter
     if marks_spans(names):
         for label_id, label in enumerate(labels):
             check_iob2_tag(label, f"model.config.id2label[{label_id}]")
-    unknown = {tag: count for tag, count in counts.items() if tag not in labels}
+    unknown = _not_among(labels, counts, marks_spans(names))
     if unknown:
         logger.warning(
             "%d of %d words have tags that the model does not have and count as missed: %s.",
@@ -218,6 +225,16 @@ def _check_shared_tags(model: PreTrainedModel, names: list[str], counts: Counter
             counts.total(),
             sorted(unknown),
         )
+
+
+def _not_among(names: Iterable[str], counts: Counter[str], are_spans: bool) -> dict[str, int]:
+    """The tags that some names lack, with their counts; of spans only whole types, for I-X begins an X as B-X does."""
+
+    def kind(tag: str) -> str:
+        return split_tag(tag)[1] if are_spans else tag
+
+    known = {kind(name) for name in names}
+    return {tag: count for tag, count in counts.items() if kind(tag) not in known}
 
 
 def group_words(

@@ -5,17 +5,16 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-from torch import nn
 from tqdm.auto import tqdm
 from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
 
 from .data.split_words import words_as_in_text
 from .data.text_lines import check_characters
 from .data.token_labels import check_fast, longest_input
+from .evaluation.evaluation_mode import evaluation_mode
 from .long_documents import cut_chunks, words_of_chunks
 from .models.teacher import accepted_arguments
 
@@ -214,7 +213,7 @@ def _run(
     collate = DataCollatorWithPadding(tokenizer)
     accepted = accepted_arguments(model)
     labels = label_names(model)
-    with _evaluation_mode(model):
+    with evaluation_mode(model):
         for begin in range(0, len(ordered), batch_size):
             batch = ordered[begin : begin + batch_size]
             inputs = collate([dict(window.columns) for window in batch])
@@ -236,15 +235,3 @@ def _run(
                 found[sentence][word] = WordTag(labels[label_id], score)
             progress.update(len(words))
     return found
-
-
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode, and every module of it back into its own mode afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

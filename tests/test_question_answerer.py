@@ -175,6 +175,10 @@ def test_windows_are_as_long_as_the_model_allows(new_york):
     assert window_sizes(new_york.model, tiny_tokenizer()) == (64, 21)
     assert window_sizes(new_york.model, tiny_tokenizer(), 30) == (30, 10)
     assert window_sizes(new_york.model, tiny_tokenizer(), 30, 4) == (30, 4)
+    long = "a " * 45  # leaves 16 of 64 tokens, fewer than the windows would share
+    assert window_sizes(new_york.model, tiny_tokenizer(), questions=["a", long]) == (64, 8)
+    assert window_sizes(new_york.model, tiny_tokenizer(), overlap=21, questions=["a", long]) == (64, 21)
+    assert new_york(long, "a b c " * 20 + CONTEXT)["answer"] == "New York"
     unlimited = tiny_tokenizer()
     unlimited.model_max_length = 10**30
     assert window_sizes(new_york.model, unlimited) == (64, 21)  # the model's positions

@@ -26,6 +26,7 @@ def test_compares_saves_and_tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert others.exists()
     names = ["teacher", "plain student", "AlAd plug-and-play", "AlAd joint"]
     assert [row.name for row in result.rows] == names
+    assert (result.metric, result.split) == ("f1", "test")
     assert lines == [f"Training: {name}" for name in names]
     teacher, plain, frozen, joint = result.rows
     assert plain.parameters < teacher.parameters
@@ -45,6 +46,18 @@ def test_compares_saves_and_tags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert [row.score for row in again.rows] == [row.score for row in result.rows]
     with pytest.raises(RuntimeError, match="could not be used in a fresh process"):
         tag_in_fresh_process(tmp_path / "nowhere", "Smith")
+
+
+def test_without_a_test_split_validation_is_scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("alad_hf.alignment.teacher_cache.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    rows = dataset(8)
+    words = [[*tokens, str(number)] for number, tokens in enumerate(rows["tokens"])]  # all of them different
+    tags = rows.features["tags"].feature.str2int("O")
+    rows = rows.map(lambda row, number: {"tokens": words[number], "tags": [*row["tags"], tags]}, with_indices=True)
+    encoder = student(tmp_path / "student")
+    result = quickstart(tmp_path / "out", data=DatasetDict(train=rows), encoder=encoder, epochs=1)
+    assert result.split == "validation"
+    assert "On the split `validation`" in (result.model_dir / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_folders_of_others_are_left_alone(tmp_path: Path) -> None:

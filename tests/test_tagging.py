@@ -241,6 +241,10 @@ def test_a_model_of_unknown_length_needs_max_length():
     tokenizer.model_max_length = 10**30
     with pytest.raises(ValueError, match="Pass max_length"):
         tag_words(model, tokenizer, [["a"]])
+    data = tagged(["b " * 99], [["O"] * 99], ["O", "B-X"])
+    with pytest.raises(ValueError, match=r"Pass max_length, or set tokenizer.model_max_length"):
+        evaluate_tagger(model, tokenizer, data)
+    assert evaluate_tagger(model, tokenizer, data, max_length=8)["accuracy"] == 1.0
     assert list(tag_words(model, tokenizer, [["b"] * 99], max_length=8)) == [["O"] * 99]
     assert max(width for _, width in model.widths) == 8
 
@@ -392,6 +396,16 @@ def test_entities_of_unknown_types_count_as_missed(caplog):
     assert (
         message.startswith("2 of 3 words have tags that the model does not have") and "['B-GPE', 'I-GPE']" in message
     )
+
+
+def test_entities_need_no_tag_that_begins_them(caplog):
+    model = Lookup(["I-PER", "I-LOC", "O"])  # as taggers of CoNLL-2003 have them
+    data = tagged(["a b c", "b c a"], [["B-PER", "B-LOC", "O"], ["B-LOC", "O", "B-PER"]], ["O", "B-PER", "B-LOC"])
+    scores = evaluate_tagger(model, tiny_tokenizer(), data)
+    assert (scores["f1"], scores["accuracy"]) == (1.0, 1 / 3)
+    assert not caplog.records
+    with pytest.raises(ValueError, match="share no tag"):
+        evaluate_tagger(model, tiny_tokenizer(), tagged(["a"], [["B-GPE"]], ["O", "B-GPE"]))
 
 
 def test_data_without_any_entity_can_be_scored():

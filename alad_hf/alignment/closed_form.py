@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.collators import DataCollatorForAlignment
 from ..data.token_alignment import TEACHER_COLUMNS
+from ..evaluation.evaluation_mode import evaluation_mode
 from ..models.alignment_adapter import (
     AdapterLinear,
     LightAdapter,
@@ -118,17 +119,14 @@ def fit_adapter(
             "A metric decides what a limited rank is spent on; it needs adapter_type='linear' with an adapter_size, "
             f"got {model.config.adapter_type!r} with {model.config.adapter_size}."
         )
-    was_training = model.training
-    try:
-        text = _Text.prepare(model.eval(), texts, tokenizer, teacher, teacher_tokenizer, batch_size, cache_dir)
+    with evaluation_mode(model):
+        text = _Text.prepare(model, texts, tokenizer, teacher, teacher_tokenizer, batch_size, cache_dir)
         if isinstance(adapter, LightAdapter):
             fit = _fit_light(adapter, text, regularisation)
         elif isinstance(adapter, WindowMLPAdapter):
             fit = _fit_output(adapter, text, regularisation)
         else:
             fit = _fit_linear(adapter, text, regularisation, metric)
-    finally:
-        model.train(was_training)
     return ClosedFormFit(
         tokens=round(fit.moments.weight.item()),
         passes=text.passes,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from datasets import Dataset
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..data.token_labels import longest_input
+from ..data.token_labels import longest_input, stated_length
 from ..data.unlabelled_text import encode_text
 from ..models.alad_construction import load_tokenizer
 from ..models.teacher import load_teacher, tokenizes_alike
@@ -25,10 +25,7 @@ class FoundTeacher(NamedTuple):
     @property
     def max_length(self) -> int | None:
         """Tokens that fit into one input of the teacher; None where neither model nor tokenizer has a limit."""
-        try:
-            return longest_input(self.model.config, self.tokenizer)
-        except ValueError:
-            return None
+        return stated_length(self.model.config, self.tokenizer)
 
     def longest_row(self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
         """Tokens of one row that fit into the student and, where it reads the same tokens, into the teacher.

@@ -76,7 +76,7 @@ def card(
     compared: dict[str, _Compared] = {}
     for title, (one, its_tokenizer) in {**given, "this model": (loaded, tokenizer)}.items():
         console.print(f"Scoring: {title}", highlight=False)
-        compared[title] = _Compared(one, its_tokenizer, score(kind, one, its_tokenizer, rows, batch_size))
+        compared[title] = _Compared(one, its_tokenizer, score(kind, one, its_tokenizer, rows, batch_size=batch_size))
     scores = compared["this model"].scores
     main = "f1" if "f1" in scores else "accuracy"
     baseline: dict[str, dict[str, Any]] = {}

@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from .application import Report, console, verb
 from .models import Kind, load_model, load_task_model
-from .options import BackendChoice, BatchSize, Data, Device, Threads
+from .options import BackendChoice, BatchSize, Data, Device, MaxLength, Overlap, Threads
 from .tables import in_percent, score_table, wide_table
 
 Split = Annotated[str, typer.Option(help="Which split of the data.")]
@@ -23,12 +23,15 @@ def evaluate(
     data: Data,
     split: Split = "test",
     batch_size: BatchSize = 32,
+    max_length: MaxLength = None,
+    overlap: Overlap = None,
     backend: BackendChoice = None,
     device: Device = "cpu",
 ) -> Report:
     """Score a tagger on tagged words, or a question answerer on questions."""
     kind, loaded, tokenizer = load_task_model(model, device, backend)
-    scores = score(kind, loaded, tokenizer, load_split(kind, data, split), batch_size)
+    rows = load_split(kind, data, split)
+    scores = score(kind, loaded, tokenizer, rows, batch_size=batch_size, max_length=max_length, overlap=overlap)
     return Report(scores, score_table(scores if kind == "answerer" else in_percent(scores)))
 
 
@@ -71,7 +74,7 @@ def benchmark(
             for size in sizes
         ]
         if rows_of_data is not None:
-            measured["scores"] = score(kind, model, tokenizer, rows_of_data, 32)
+            measured["scores"] = score(kind, model, tokenizer, rows_of_data)
         rows.append(measured)
     return Report(rows, _comparison(rows, sizes, tokens))
 
@@ -92,13 +95,13 @@ def load_split(kind: Kind, data: str, split: str) -> Dataset:
     return splits[split]
 
 
-def score(kind: Kind, model: Any, tokenizer: Any, rows: Dataset, batch_size: int) -> dict[str, float]:  # noqa: ANN401
+def score(kind: Kind, model: Any, tokenizer: Any, rows: Dataset, **sizes: int | None) -> dict[str, float]:  # noqa: ANN401
     """Score a model by the metrics of its task: of taggers from 0 to 1, of question answerers from 0 to 100."""
     from ..question_answering import evaluate_question_answerer
     from ..tagging import evaluate_tagger
 
     evaluate_one = evaluate_question_answerer if kind == "answerer" else evaluate_tagger
-    return evaluate_one(model, tokenizer, rows, batch_size=batch_size)
+    return evaluate_one(model, tokenizer, rows, **sizes)
 
 
 def _sentences(rows: Dataset | None) -> list:

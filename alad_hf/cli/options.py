@@ -24,6 +24,13 @@ TextFiles = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 BatchSize = Annotated[int, typer.Option(help="Sentences, or windows of a long text, at once.")]
+MaxLength = Annotated[
+    int | None, typer.Option(help="Tokens of one chunk of a long text; as many as the model takes if omitted.")
+]
+Overlap = Annotated[
+    int | None,
+    typer.Option(help="Tokens that consecutive chunks share; a quarter if omitted, for answers a third."),
+]
 Device = Annotated[str, typer.Option(help='Where the model runs, such as "cpu" or "cuda".')]
 BackendChoice = Annotated[
     Literal["torch", "onnx"] | None,

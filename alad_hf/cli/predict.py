@@ -13,7 +13,7 @@ from ..prediction_records import InputFormat, input_format_of
 from ..prediction_stream import OutputFormat
 from .application import console, verb
 from .models import load_task_model
-from .options import BackendChoice, BatchSize, Device, Threads
+from .options import BackendChoice, BatchSize, Device, MaxLength, Overlap, Threads
 
 
 @verb(reports=False)
@@ -46,13 +46,8 @@ def predict(
         ),
     ] = False,
     batch_size: BatchSize = 32,
-    max_length: Annotated[
-        int | None, typer.Option(help="Tokens of one chunk of a long text; as many as the model takes if omitted.")
-    ] = None,
-    overlap: Annotated[
-        int | None,
-        typer.Option(help="Tokens that consecutive chunks share; a quarter if omitted, for answers a third."),
-    ] = None,
+    max_length: MaxLength = None,
+    overlap: Overlap = None,
     backend: BackendChoice = None,
     threads: Threads = None,
     device: Device = "cpu",

@@ -52,7 +52,7 @@ def push(
     repo_id: Annotated[str, typer.Argument(help="organisation/model on the Hub.")],
     private: Annotated[
         bool | None,
-        typer.Option(help="Whether a new repository is private; as the organisation has set if omitted."),
+        typer.Option(help="Whether the repository shall be private; as the organisation has set if omitted."),
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Branch to commit to; main if omitted.")] = None,
     message: Annotated[str, typer.Option(help="What the history of the repository shows.")] = (

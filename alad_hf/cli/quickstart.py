@@ -44,7 +44,8 @@ def quickstart(
             report=lambda line: console.print(line, style="bold"),
             callbacks=bars,
         )
-    columns = ("", "F1", "params", "trained", "stored\nMB", "sentences\nper s", "gap\nrecovered")
+    metric = "F1" if result.metric == "f1" else result.metric
+    columns = ("", metric, "params", "trained", "stored\nMB", "sentences\nper s", "gap\nrecovered")
     rows = [
         (
             row.name,
@@ -62,5 +63,5 @@ def quickstart(
     tagged = tag_in_fresh_process(result.model_dir, sentence)
     return Report(
         [asdict(row) for row in result.rows],
-        Group(wide_table(columns, rows, f"{data}: test score, one seed"), tagged.rstrip("\n")),
+        Group(wide_table(columns, rows, f"{data}: {result.split} score, one seed"), tagged.rstrip("\n")),
     )

@@ -42,17 +42,26 @@ def longest_input(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) 
     Args:
         config: The model's configuration.
         tokenizer: Its tokenizer, whose `model_max_length` counts where it is set.
+
+    Raises:
+        ValueError: Neither of them states a limit.
     """
+    limit = stated_length(config, tokenizer)
+    if limit is None:
+        raise ValueError(
+            f"Neither the {config.get_text_config().model_type} configuration nor the tokenizer says how many tokens "
+            "fit into one input. Pass max_length, or set tokenizer.model_max_length."
+        )
+    return limit
+
+
+def stated_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The same, or None where no limit is stated, as for XLNet."""
     limits = [tokenizer.model_max_length] if tokenizer.model_max_length < 1_000_000 else []
     positions = usable_positions(config)
     if positions is not None:
         limits.append(positions)
-    if not limits:
-        raise ValueError(
-            f"Neither the {config.get_text_config().model_type} configuration nor the tokenizer says how many tokens "
-            "fit into one input. Pass max_length."
-        )
-    return min(limits)
+    return min(limits, default=None)
 
 
 def usable_positions(config: PreTrainedConfig) -> int | None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +14,10 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.split_words import words_as_in_text
-from ..data.token_labels import longest_input
+from ..data.token_labels import stated_length
 from ..models.quantized_student import plain_tensors
 from ..models.teacher import accepted_arguments
+from .evaluation_mode import evaluation_mode
 
 logger = logging.getLogger(__name__)
 
@@ -121,10 +121,10 @@ def sentences_per_second(
     in_words = not isinstance(sentences[0], str)
     if in_words:
         sentences = words_as_in_text(tokenizer, sentences)
-    max_length = longest_input(model.config, tokenizer)
+    max_length = stated_length(model.config, tokenizer)
     encoded = tokenizer(sentences, is_split_into_words=in_words, return_attention_mask=False, verbose=False)
     lengths = [len(ids) for ids in encoded["input_ids"]]
-    cut = sum(length > max_length for length in lengths)
+    cut = sum(length > max_length for length in lengths) if max_length else 0
     if cut:
         logger.warning(
             "%d of %d sentences are cut to %d tokens to measure the throughput.", cut, len(sentences), max_length
@@ -141,7 +141,7 @@ def sentences_per_second(
                 batch,
                 is_split_into_words=in_words,
                 padding=True,
-                truncation=True,
+                truncation=max_length is not None,
                 max_length=max_length,
                 return_tensors="pt",
             )
@@ -170,15 +170,20 @@ def latency(
         ValueError: A number is below 1, or so many tokens do not fit into one input.
     """
     _check_positive(batch_size=batch_size, tokens=tokens, repeats=repeats)
-    longest = longest_input(model.config, tokenizer)
-    if tokens > longest:
+    longest = stated_length(model.config, tokenizer)
+    if longest is not None and tokens > longest:
         raise ValueError(f"tokens={tokens} do not fit into one input of this model; it takes {longest} at most.")
-    ordinary = torch.tensor(sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)))
+    ordinary = ordinary_tokens(tokenizer)
     choice = torch.randint(len(ordinary), (batch_size, tokens), generator=torch.Generator().manual_seed(0))
     ids = ordinary[choice].to(model.device)
     inputs = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     times = _measure(model, lambda: model(**inputs), repeats=repeats, warm_up=WARM_UP_CALLS)
     return {"median_ms": 1000 * statistics.median(times), "p90_ms": 1000 * float(np.percentile(times, 90))}
+
+
+def ordinary_tokens(tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
+    """The ids of all but the special tokens, int64 and ascending."""
+    return torch.tensor(sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)))
 
 
 def _unique(tensors: Iterable[torch.Tensor]) -> list[torch.Tensor]:
@@ -205,22 +210,10 @@ def _measure(model: nn.Module, function: Callable[[], object], *, repeats: int, 
             torch.cuda.synchronize(device)
         return time.perf_counter() - start
 
-    with _eval_mode(model), torch.no_grad():
+    with evaluation_mode(model), torch.no_grad():
         for _ in range(warm_up):
             timed()
         return [timed() for _ in range(repeats)]
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put every module back into its own mode afterwards: parts of a model in training may be frozen in eval mode."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def _check_positive(**numbers: int) -> None:
@@ -234,6 +227,7 @@ __all__ = [
     "count_parameters",
     "efficiency_report",
     "latency",
+    "ordinary_tokens",
     "sentences_per_second",
     "stored_bytes",
 ]

@@ -9,6 +9,8 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .evaluation_mode import evaluation_mode
+
 _IGNORED = -100
 
 
@@ -62,20 +64,15 @@ def masked_lm_perplexity(
     if not rows:
         raise ValueError(f"There is no text of {shortest} tokens or more.")
     total, count = 0.0, 0
-    was_training = model.training
-    model.eval()
-    try:
-        with _with_table(model, input_table, tied):
-            for begin in range(0, len(rows), batch_size):
-                batch = _padded(rows[begin : begin + batch_size], tokenizer.pad_token_id or 0)
-                labels = batch.pop("labels").to(model.device)
-                logits = model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).logits
-                total += functional.cross_entropy(
-                    logits.float().transpose(1, 2), labels, ignore_index=_IGNORED, reduction="sum"
-                ).item()
-                count += int((labels != _IGNORED).sum())
-    finally:
-        model.train(was_training)
+    with evaluation_mode(model), _with_table(model, input_table, tied):
+        for begin in range(0, len(rows), batch_size):
+            batch = _padded(rows[begin : begin + batch_size], tokenizer.pad_token_id or 0)
+            labels = batch.pop("labels").to(model.device)
+            logits = model(**{name: tensor.to(model.device) for name, tensor in batch.items()}).logits
+            total += functional.cross_entropy(
+                logits.float().transpose(1, 2), labels, ignore_index=_IGNORED, reduction="sum"
+            ).item()
+            count += int((labels != _IGNORED).sum())
     return torch.tensor(total / count, dtype=torch.float64).exp().item()
 
 

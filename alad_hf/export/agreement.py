@@ -9,7 +9,8 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
-from ..data.token_labels import longest_input
+from ..data.token_labels import stated_length
+from ..evaluation.efficiency import ordinary_tokens
 
 # Rows and tokens of the batches: single tokens, uneven numbers, and lengths that tracing did not see.
 BATCH_SHAPES = ((1, 2), (2, 7), (1, 33), (5, 48), (3, 128), (1, 512))
@@ -31,7 +32,7 @@ class Agreement(NamedTuple):
 def sample_batch(
     config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, names: list[str], shape: tuple[int, int], seed: int
 ) -> dict[str, torch.Tensor]:
-    """Draw token ids, with padding on the tokenizer's side in every row but the first.
+    """Draw token ids, with padding on the tokenizer's side in every row but the first, where the model takes a mask.
 
     Args:
         config: The model's configuration.
@@ -45,10 +46,10 @@ def sample_batch(
     """
     rows, tokens = shape
     generator = torch.Generator().manual_seed(seed)
-    ordinary = torch.tensor(sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)))
+    ordinary = ordinary_tokens(tokenizer)
     ids = ordinary[torch.randint(len(ordinary), shape, generator=generator)]
     mask = torch.ones_like(ids)
-    for row in range(1, rows):
+    for row in range(1, rows if "attention_mask" in names else 0):
         padding = row * (tokens - 1) // rows
         if tokenizer.padding_side == "left":
             mask[row, :padding] = 0
@@ -83,14 +84,11 @@ def compare_models(
     Returns:
         How far they agree; `difference` is NaN if a logit is.
     """
-    try:
-        longest = longest_input(config, tokenizer)
-    except ValueError:  # no limit is stated, as for XLNet
-        longest = max(tokens for _, tokens in BATCH_SHAPES)
+    longest = stated_length(config, tokenizer) or max(tokens for _, tokens in BATCH_SHAPES)
     squared_difference = squared_logits = same = decisions = 0.0
     for seed, (rows, tokens) in enumerate(BATCH_SHAPES):
         inputs = sample_batch(config, tokenizer, names, (rows, min(tokens, longest)), seed)
-        real = inputs["attention_mask"] > 0
+        real = inputs.get("attention_mask", torch.ones_like(inputs["input_ids"])) > 0
         outputs = [model(**inputs) for model in (reference, exported)]
         expected, given = (all_logits(output) for output in outputs)
         squared_logits += expected[real].double().square().sum().item()

@@ -23,13 +23,15 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ..evaluation.evaluation_mode import evaluation_mode
 from ..hub.finished_models import load_finished
+from ..hub.pinned_wheels import file_sha256
 from ..models.quantized_student import is_quantized
 from ..models.teacher import accepted_arguments
 from ..question_answering import evaluate_question_answerer
 from ..tagging import evaluate_tagger
 from .agreement import TRACED_SHAPE, Agreement, compare_models, sample_batch
-from .onnx_runtime import DESCRIPTION_FILE, MODEL_FILE, OUTPUTS, OnnxModel, file_sha256
+from .onnx_runtime import DESCRIPTION_FILE, MODEL_FILE, OUTPUTS, OnnxModel
 from .optional_packages import import_extra
 from .quantization import quantize_to_int8
 from .shared_weights import point_at_shared_weights
@@ -287,12 +289,8 @@ def _as_exported(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
     if any(parameter.device.type != "cpu" or parameter.dtype != torch.float32 for parameter in model.parameters()):
         yield copy.deepcopy(model).cpu().float().eval()
         return
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        yield model.eval()
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluation_mode(model):
+        yield model
 
 
 def _check_free(folder: Path) -> None:

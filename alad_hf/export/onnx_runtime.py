@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.modeling_outputs import QuestionAnsweringModelOutput, TokenClassifierOutput
 
+from ..hub.pinned_wheels import file_sha256
 from .optional_packages import import_extra
 
 MODEL_FILE = "model.onnx"
@@ -165,13 +165,4 @@ def _read_description(file: Path) -> dict[str, Any]:
     return description
 
 
-def file_sha256(file: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-__all__ = ["DESCRIPTION_FILE", "MODEL_FILE", "OUTPUTS", "OnnxModel", "file_sha256", "is_onnx_folder", "load_onnx"]
+__all__ = ["DESCRIPTION_FILE", "MODEL_FILE", "OUTPUTS", "OnnxModel", "is_onnx_folder", "load_onnx"]

@@ -39,12 +39,16 @@ def overview(config: PreTrainedConfig, task: str, labels: Sequence[str], languag
         *_compression(config.text_config),
         ["teacher", _described(config.teacher_name_or_path)],
         ["adapter", f"{config.adapter_type}, window size {config.window_size}, {_inner_width(config)}"],
-        [
-            "student's weights",
-            "frozen (plug-and-play)" if config.freeze_student else "trained with the adapter (joint)",
-        ],
+        ["student's weights", _trained(config)],
     ]
     return table(["", ""], rows).replace("| --: |", "| :-- |")
+
+
+def _trained(config: PreTrainedConfig) -> str:
+    if config.freeze_student:
+        return "frozen (plug-and-play)"
+    kept = ", all but its token embeddings" if config.freeze_embeddings else ""
+    return f"trained with the adapter (joint){kept}"
 
 
 def _compression(config: PreTrainedConfig) -> list[list[str]]:
@@ -127,7 +131,8 @@ def method(config: PreTrainedConfig) -> dict[str, str]:
     if config.freeze_student:
         student_training = "The student's own weights were kept as they were."
     else:
-        student_training = "The student's own weights were trained together with adapter and head."
+        kept = ", all but its token embeddings," if config.freeze_embeddings else ""
+        student_training = f"The student's own weights{kept} were trained together with adapter and head."
     return {
         "adapter": adapter,
         "aligned_width": str(config.hidden_size),

@@ -153,6 +153,7 @@ def write_model_card(
         "about_data": plain(about_data),
         "conditions": plain(conditions),
         "longest_input": usable_positions(config.text_config),
+        "is_pipeline": task != "question-answering",  # for which transformers 5 has none
         "hyper_parameters": hyper_parameters(training or {}),
         "commands": fenced(commands, "bash"),
         "split": code(split),
@@ -244,7 +245,8 @@ def _card_data(
         metrics=sorted({result.metric_type for result in results}) or None,
         model_name=name,
         eval_results=results or None,
-        widget=[dict(example)],
+        # The Hub's widget calls a question text.
+        widget=[{"text" if key == "question" else key: value for key, value in example.items()}],
     )
 
 

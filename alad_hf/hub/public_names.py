@@ -12,8 +12,11 @@ from .pinned_wheels import PINNED_WHEELS
 
 _HUB_CACHE_FOLDER = re.compile(r"(?:^|[/\\])(?:models|datasets)--([^/\\]+)")
 _ABSOLUTE_PATH = re.compile(r"(?:/|~|\\\\|[A-Za-z]:[\\/])")
-# Not the slashes of `and/or`, `3/4` or a URL.
-_PATH_IN_TEXT = re.compile(r"(?<![\w/:.])(?:~?/|[A-Za-z]:[\\/])[^\s\"'`(),;]+")
+# Not the slashes of `and/or`, `3/4` or a URL. A word behind a blank belongs to a path if it has a slash, too: folders
+# may have blanks in their names.
+_PATH_IN_TEXT = re.compile(
+    r"(?:file:/*(?=/)|(?<![\w/:.]))(?:~?/|[A-Za-z]:[\\/])[^\s\"'`(),;]+(?: [^\s\"'`(),;/\\]+[/\\][^\s\"'`(),;]+)*"
+)
 
 
 def hub_id(name: str | None) -> str | None:

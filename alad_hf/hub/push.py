@@ -64,7 +64,7 @@ def push_checkpoint(
     Args:
         folder: Folder with the model, its tokenizer and its card.
         repo_id: `organisation/model` on the Hub, or `model` for the user's own.
-        private: Whether to make a new repository private; by default what the organisation has set.
+        private: Whether the repository shall be private; by default a new one is as the organisation has set.
         token: By default the one of `hf auth login`.
         revision: Branch to commit to, made from `main` if needed; by default `main`.
         commit_message: What the history of the repository shows.
@@ -74,7 +74,8 @@ def push_checkpoint(
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: It lacks a part of a complete checkpoint; the message names the part.
+        ValueError: It lacks a part of a complete checkpoint, which the message names, or the repository is there, and
+            is public where it shall be private or the reverse.
         huggingface_hub.errors.HfHubHTTPError: The Hub refused, for example a token without the right to write.
 
     Example:
@@ -88,6 +89,12 @@ def push_checkpoint(
         logger.warning("Not uploaded from %s: %s.", folder, ", ".join(left_out))
     api = HfApi(token=token)
     repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+    if private is not None and api.model_info(repo_id).private != private:
+        raise ValueError(
+            f"private={private}, but {repo_id} is there already and is {'public' if private else 'private'}; nothing "
+            f"was uploaded. Call HfApi().update_repo_settings({repo_id!r}, private={private}) first, or leave private "
+            "out."
+        )
     if revision is not None:
         api.create_branch(repo_id, branch=revision, exist_ok=True)
     before = api.model_info(repo_id, revision=revision)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from typing import Any
 
 import torch
@@ -70,7 +71,7 @@ class StudentTeacherMixin:
                 field.name for field in dataclasses.fields(AlAdConfig) if field.name in AlAdConfig.__annotations__
             )
             raise TypeError(f"{unknown} are not fields of AlAdConfig; it has {own} besides id2label and num_labels.")
-        student_name = student if isinstance(student, str) else student.name_or_path
+        student_name = _as_recorded(student if isinstance(student, str) else student.name_or_path)
         if isinstance(student, str):
             encoder = load_student(student, revision=revision, token=token)
         else:
@@ -80,7 +81,7 @@ class StudentTeacherMixin:
             teacher = load_teacher(teacher, revision=teacher_revision, token=token)
         if teacher is not None:
             config_arguments.setdefault("hidden_size", state_width(teacher, config_arguments.get("teacher_layers")))
-            config_arguments.setdefault("teacher_name_or_path", teacher.name_or_path or None)
+            config_arguments.setdefault("teacher_name_or_path", _as_recorded(teacher.name_or_path))
             if "id2label" not in config_arguments and "num_labels" not in config_arguments:
                 config_arguments["id2label"] = dict(teacher.config.id2label)
         if config_arguments.get("id2label"):
@@ -88,7 +89,7 @@ class StudentTeacherMixin:
             config_arguments.setdefault("label2id", {name: int(index) for index, name in labels.items()})
         config = AlAdConfig(
             text_config=float_config(encoder),
-            student_name_or_path=config_arguments.pop("student_name_or_path", student_name or None),
+            student_name_or_path=config_arguments.pop("student_name_or_path", student_name),
             **config_arguments,
         )
         model = cls(config)
@@ -245,6 +246,13 @@ def _copy_encoder(source: PreTrainedModel, target: PreTrainedModel) -> None:
             f"configuration: missing {missing[:3]}, unexpected {unexpected[:3]}. Pass a student that "
             "AutoModel.from_config can rebuild."
         )
+
+
+def _as_recorded(name: str | None) -> str | None:
+    """A model's name for the configuration; elsewhere, that of a relative folder must not be taken for a Hub id."""
+    if name and os.path.isdir(name) and not os.path.isabs(name) and not name.startswith("."):
+        return f"./{name}"
+    return name or None
 
 
 def load_tokenizer(name: str | None, argument: str, **kwargs: Any) -> PreTrainedTokenizerBase:

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.collators import DataCollatorForAlignment
+from ..evaluation.evaluation_mode import evaluation_mode
 from ..models.teacher import accepted_arguments, tagging_head
 
 _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "labels")
@@ -111,18 +112,16 @@ def _labelled_states(
     rows = _draw(rows.with_format(None), tokens, seed)
     seen: list[torch.Tensor] = []
     watch = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    was_training = model.training
-    model.eval()
     states, labels = [torch.empty(0, head.in_features, device=model.device)], []
     try:
-        for batch in DataLoader(rows, batch_size, collate_fn=DataCollatorForAlignment(tokenizer)):
-            labelled = batch.pop("labels")
-            model(**{name: value.to(model.device) for name, value in batch.items() if name in accepted})
-            states.append(seen.pop()[labelled.to(model.device) >= 0].float())
-            labels.append(labelled[labelled >= 0].to(model.device))
+        with evaluation_mode(model):
+            for batch in DataLoader(rows, batch_size, collate_fn=DataCollatorForAlignment(tokenizer)):
+                labelled = batch.pop("labels")
+                model(**{name: value.to(model.device) for name, value in batch.items() if name in accepted})
+                states.append(seen.pop()[labelled.to(model.device) >= 0].float())
+                labels.append(labelled[labelled >= 0].to(model.device))
     finally:
         watch.remove()
-        model.train(was_training)
     return torch.cat(states), torch.cat([*labels, torch.empty(0, dtype=torch.long, device=model.device)])
 
 

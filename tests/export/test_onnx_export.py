@@ -88,6 +88,13 @@ def test_stock_taggers(kind: str, tmp_path: Path) -> None:
     assert_same_answers(model, tmp_path / "onnx", ["logits"])
 
 
+def test_a_tokenizer_that_gives_no_mask(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.model_input_names = ["input_ids"]
+    report = export_onnx(tagger("bert"), tmp_path / "onnx", tokenizer=tokenizer)
+    assert report.inputs == ["input_ids"] and report.difference < 1e-5
+
+
 @pytest.mark.parametrize(
     "options",
     [

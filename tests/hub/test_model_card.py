@@ -306,6 +306,24 @@ def test_scores_go_in_as_the_metrics_return_them(tmp_path):
     (result,) = metadata_load(tmp_path / "README.md")["model-index"][0]["results"]
     assert {one["type"] for one in result["metrics"]} == {"exact_match", "f1"}  # a count is no score
     assert "labels" not in [cells[0] for cells in rows(text)]
+    # The Hub's widget has a text and a context; transformers 5 has no pipeline for questions.
+    assert metadata_load(tmp_path / "README.md")["widget"] == [
+        {"text": "Where does Ingrid live?", "context": "Ingrid Solberg lives in Oslo and builds boats."}
+    ]
+    assert "stride" not in text and "takes one input" in text
+
+
+@pytest.mark.parametrize(
+    ("fields", "shown", "told"),
+    [
+        ({}, "trained with the adapter (joint), all but its token embeddings", "all but its token embeddings, were"),
+        ({"freeze_embeddings": False}, "trained with the adapter (joint)", "own weights were trained together"),
+        ({"freeze_student": True}, "frozen (plug-and-play)", "own weights were kept"),
+    ],
+)
+def test_a_card_says_what_of_the_student_was_trained(fields, shown, told, tmp_path):
+    text = card_text(build(**fields), tmp_path)
+    assert ["student's weights", shown] in rows(text) and told in text
 
 
 SHOUT = """

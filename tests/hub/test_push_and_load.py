@@ -219,6 +219,8 @@ def test_private_models_and_wrong_names(hub, client, checkpoint):
     for token, status in ((False, "401"), ("hf_eve", "403"), ("hf_nobody", "401")):
         refused = client.ask(f"push_checkpoint({str(checkpoint)!r}, 'ada/secret', token={token!r})")
         assert "OSError" in refused["kinds"] and status in refused["message"], refused
+    refused = client.ask(f"push_checkpoint({str(checkpoint)!r}, 'ada/secret', private=False, token={TOKEN!r})")
+    assert "is there already and is private; nothing was uploaded" in refused["message"], refused
     assert len(hub.model("ada/secret").commits) == 2
 
 

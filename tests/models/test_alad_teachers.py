@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from alad_hf import AlAdForQuestionAnswering, AlAdForTokenClassification, AlAdModel
+from alad_hf.hub.public_names import hub_id, public_name
 from alad_hf.models.teacher import teacher_signal
 
 
@@ -103,6 +104,19 @@ class TestTeacher:
         model = AlAdForTokenClassification(tiny_alad_config(hidden_size=24))
         with pytest.raises(ValueError, match=r"teacher's states are 32 wide, the aligned states 24.*from_student"):
             model.attach_teacher(tiny_teacher(), tokenizer=tiny_tokenizer(), teacher_tokenizer=tiny_tokenizer())
+
+    def test_a_relative_folder_is_not_recorded_as_an_id_of_the_hub(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        for name, saved in (("runs/teacher", tiny_teacher()), ("runs/student", AutoModel.from_config(tiny_config()))):
+            saved.save_pretrained(name)
+            tiny_tokenizer().save_pretrained(name)
+        for student in ("runs/student", AutoModel.from_pretrained("runs/student")):
+            model = AlAdForTokenClassification.from_student_pretrained(student, teacher="runs/teacher")
+            names = (model.config.student_name_or_path, model.config.teacher_name_or_path)
+            assert names == ("./runs/student", "./runs/teacher")
+            assert [(hub_id(name), public_name(name)) for name in names] == [(None, "student"), (None, "teacher")]
 
     def test_by_name(self, tmp_path: Path) -> None:
         teacher = tiny_teacher()
