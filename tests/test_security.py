@@ -23,6 +23,7 @@ from alad_hf.compression import compress_embeddings
 from alad_hf.hub import load_finished, write_model_card
 from alad_hf.hub.pinned_wheels import REQUIRED_FILES, extract_model_folder
 from alad_hf.models.alad_construction import load_tokenizer
+from alad_hf.models.config_bounds import check_size
 from alad_hf.models.student import load_student
 from alad_hf.models.teacher import load_teacher
 from alad_hf.question_answering import QuestionAnswerer
@@ -247,6 +248,14 @@ EUROBERT |= {"model_type": "llama", "vocab_size": 128_256, "max_position_embeddi
 def test_frequencies_and_windows_are_no_sizes(student):
     config = AlAdConfig(text_config=student)
     assert AlAdConfig(text_config=config.text_config).hidden_size == student["hidden_size"]
+
+
+def test_sizes_of_every_layer_are_no_depths():
+    """As of Gemma 3n, which has a table of its own for each layer."""
+    fields = {**QWEN3, "vocab_size_per_layer_input": 262_144, "hidden_size_per_layer_input": 256}
+    check_size({**fields, "image_token_index": 262_144}, "text_config")
+    with pytest.raises(ValueError, match=r"num_layers_of_it must be an integer from 0 to 1024"):
+        check_size({**fields, "num_layers_of_it": 262_144}, "text_config")
 
 
 # Paths

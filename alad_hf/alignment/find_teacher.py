@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from ..data.token_labels import longest_input, stated_length
 from ..data.unlabelled_text import encode_text
 from ..models.alad_construction import load_tokenizer
-from ..models.teacher import load_teacher, tokenizes_alike
+from ..models.teacher import load_teacher, moved_to, tokenizes_alike
 from .teacher_cache import cache_teacher_states
 
 
@@ -93,10 +93,9 @@ def find_teacher(
         )
     if teacher is None or teacher is attached:
         known: Any = model.teacher_tokenizer
-        return FoundTeacher(attached.to(model.device), tokenizer or known)
+        return FoundTeacher(moved_to(attached, model.device), tokenizer or known)
     name = teacher if isinstance(teacher, str) else teacher.name_or_path
     tokenizer = tokenizer or load_tokenizer(name, "teacher_tokenizer")
     if not isinstance(teacher, str):
         return FoundTeacher(teacher, tokenizer)
-    loaded: Any = load_teacher(teacher)
-    return FoundTeacher(loaded.to(model.device), tokenizer)
+    return FoundTeacher(moved_to(load_teacher(teacher), model.device), tokenizer)

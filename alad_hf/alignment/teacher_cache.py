@@ -21,6 +21,7 @@ from datasets.config import HF_DATASETS_CACHE
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.row_order import in_order
 from ..data.token_alignment import TEACHER_COLUMNS
 from ..models.quantized_student import plain_tensors
 from ..models.teacher import accepted_arguments, load_teacher, teacher_signal, tokenizes_alike
@@ -91,11 +92,7 @@ def cache_teacher_states(
     cache_dir = Path(cache_dir) if cache_dir is not None else Path(HF_DATASETS_CACHE) / "alad_teacher_states"
     cache_dir.mkdir(parents=True, exist_ok=True)
 
-    rows = dataset.with_format(None)
-    if rows._indices is not None:
-        # A shuffled or filtered dataset is put in order before it gets the large columns, and as Arrow: datasets would
-        # copy these columns too, and every value as a Python object.
-        rows = rows.with_format("arrow").flatten_indices().with_format(None)
+    rows = in_order(dataset.with_format(None))  # before it gets the large columns
     known = TEACHER_COLUMNS if aligned else tokenizer.model_input_names
     known = [name for name in known if name in rows.column_names]
     reader = _Reader(teacher, known, layers, states, dtype, tokens_per_batch)
@@ -188,6 +185,11 @@ class _Reader:
         digest = hashlib.sha256(f"{type(self.teacher).__name__} {layers} {kept}".encode())
         digest.update(self.teacher.config.to_json_string(use_diff=False).encode())
         for name, tensor in self.teacher.state_dict().items():
+            if tensor.is_meta:
+                raise ValueError(
+                    f"{name} of the teacher is offloaded, and by its weights cached states are found again. Load it "
+                    "whole, in half precision if need be, or leave it attached in training."
+                )
             digest.update(name.encode())
             for part in plain_tensors(tensor.detach()):
                 digest.update(part.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -25,9 +25,10 @@ _OPTIONS_OF: dict[str, tuple[str, ...]] = {
     "truncate": ("layers", "num_layers", "text", "data", "refit"),
     "graft": ("num_layers", "strategy", "text", "data", "refit", "seed", "picture"),
     "prune": ("heads", "neurons", "text", "data", "refit", "seed", "picture"),
-    "recursive": ("num_layers", "embedding_size", "num_bytes", "text"),
+    "recursive": ("num_layers", "embedding_size", "num_bytes", "text", "seed"),
 }
-_OPTIONS_OF_EMBEDDINGS = ("ratio", "num_bytes", "seed")
+_OPTIONS_OF_EMBEDDINGS = ("ratio", "num_bytes")
+_RANDOM = ("autoencoder", "lighttoken", "pq")
 _WEIGHTED_BY_TEXT = ("svd", "autoencoder", "lighttoken", "pq")
 
 
@@ -90,7 +91,7 @@ def compress(
         typer.Option(help="Any other argument of the Python call, such as rank=64; repeat for more."),
     ] = None,
 ) -> Report:
-    """Make a smaller model, saved with its tokenizer; a task head is kept."""
+    """Make a smaller model, saved with its tokenizer; a task head is kept, but for recursive."""
     from ..evaluation.efficiency import count_parameters, stored_bytes
     from ..evaluation.graft_picture import draw_graft
     from ..evaluation.matplotlib_figure import figure_class
@@ -130,7 +131,7 @@ def compress(
         options |= {"texts": load_split(kind, options.pop("data"), "train"), "tokenizer": tokenizer}
     if options.pop("picture", None) is not None:  # drawn below, if there is what draws it
         figure_class()
-    smaller = _MAKERS.get(method, _embeddings(method))(original, options | _parsed(option or []))
+    smaller = _MAKERS.get(method, _embeddings(method))(original, options | _parsed(option or [], given))
     state_length(tokenizer, smaller.config)
     smaller.save_pretrained(output)
     tokenizer.save_pretrained(output)
@@ -151,22 +152,32 @@ def compress(
 def _options_of(method: str) -> tuple[str, ...]:
     if method in _OPTIONS_OF:
         return _OPTIONS_OF[method]
-    return (*_OPTIONS_OF_EMBEDDINGS, "text") if method in _WEIGHTED_BY_TEXT else _OPTIONS_OF_EMBEDDINGS
+    further = {"seed": _RANDOM, "text": _WEIGHTED_BY_TEXT}
+    return (*_OPTIONS_OF_EMBEDDINGS, *(name for name, methods in further.items() if method in methods))
 
 
-def _parsed(listed: list[str]) -> dict[str, Any]:
+def _parsed(listed: list[str], own: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments from `name=value`, the value as YAML reads it.
 
+    Args:
+        listed: What `--option` was given.
+        own: The arguments that have options of their own, with their values.
+
     Raises:
-        ValueError: One of them has no name, or a value is not YAML.
+        ValueError: One of them has no name, has an option of its own or is given twice, or a value is not YAML.
     """
-    arguments = {}
+    arguments: dict[str, Any] = {}
     for one in listed:
         name, sign, value = one.partition("=")
-        if not sign or not name.strip().isidentifier():
+        name = name.strip()
+        if not sign or not name.isidentifier():
             raise ValueError(f"--option takes name=value, such as rank=64, got {one!r}.")
+        if name == "bytes" or name in own:
+            raise ValueError(f"--option {one!r}: {name} has an option of its own, {_flags([name])}.")
+        if name in arguments:
+            raise ValueError(f"--option {name}=... is given twice: leave one of them out.")
         try:
-            arguments[name.strip()] = yaml.load(value, _Loader)
+            arguments[name] = yaml.load(value, _Loader)
         except yaml.YAMLError as error:
             raise ValueError(f"--option {one!r}: the value is not YAML. {error}") from error
     return arguments

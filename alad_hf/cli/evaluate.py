@@ -95,7 +95,7 @@ def load_split(kind: Kind, data: str, split: str) -> Dataset:
     return splits[split]
 
 
-def score(kind: Kind, model: Any, tokenizer: Any, rows: Dataset, **sizes: int | None) -> dict[str, float]:  # noqa: ANN401
+def score(kind: Kind, model: Any, tokenizer: Any, rows: Dataset, **sizes: Any) -> dict[str, float]:  # noqa: ANN401
     """Score a model by the metrics of its task: of taggers from 0 to 1, of question answerers from 0 to 100."""
     from ..question_answering import evaluate_question_answerer
     from ..tagging import evaluate_tagger

@@ -124,16 +124,19 @@ def product_quantization_sizes(
     Raises:
         ValueError: No such code fits; the message says what does.
     """
+    fewest, most_centroids = min(_FEWEST_CENTROIDS, rows), min(MAX_CENTROIDS, rows)
+    if centroids is not None and not fewest <= centroids <= most_centroids:
+        raise ValueError(f"centroids must be from {fewest} to {most_centroids} for {rows} rows, got {centroids}.")
     width = FACTOR_BYTES[factor_dtype]
     left = budget - width * (rotation * columns * columns + (rank or 0) * (rows + columns))
     divisors = (
         [parts for parts in range(1, columns + 1) if columns % parts == 0] if subvectors is None else [subvectors]
     )
-    best, most = (divisors[0], centroids or min(_FEWEST_CENTROIDS, rows)), 0.0
+    best, most = (divisors[0], centroids or fewest), 0.0
     for parts in divisors:
-        entries = min((left - parts * rows) // (width * columns), MAX_CENTROIDS, rows)
+        entries = min((left - parts * rows) // (width * columns), most_centroids)
         entries = entries if centroids is None else centroids if centroids <= entries else 0
-        if entries >= min(_FEWEST_CENTROIDS, rows) and parts * math.log2(entries) > most:
+        if entries >= fewest and parts * math.log2(entries) > most:
             best, most = (parts, entries), parts * math.log2(entries)
     left -= best[0] * rows + best[1] * width * columns
     fill = min(left // (width * (rows + columns)), _MOST_FILLING_RANK, columns) if rank is None else rank

@@ -17,6 +17,7 @@ from ..data.question_answering import encode_questions
 from ..data.tag_names import with_tags_of
 from ..data.token_labels import encode_tagged_words, longest_input
 from ..data.unlabelled_text import encode_text
+from ..evaluation.evaluation_mode import evaluation_mode
 from ..models.teacher import accepted_arguments
 from ..question_answering import window_sizes
 from .layer_lists import find_layers
@@ -143,20 +144,16 @@ def run_layers(
     def keep(module: nn.Module, arguments: tuple, output: torch.Tensor | tuple[torch.Tensor, ...]) -> None:
         ended.append(output[0] if isinstance(output, tuple) else output)
 
-    modes = [(module, module.training) for module in [encoder, *layers]]
-    with _layers_exchanged(encoder, layers):
+    with _layers_exchanged(encoder, layers), evaluation_mode(encoder):
         handles = [
             layers[0].register_forward_pre_hook(exchange, with_kwargs=True),
             layers[-1].register_forward_hook(keep),
         ]
-        encoder.eval()
         try:
             encoder(**model_inputs(batch, encoder))
         finally:
             for handle in handles:
                 handle.remove()
-    for module, training in modes:
-        module.train(training)
     return ended[0]
 
 

@@ -18,13 +18,15 @@ def record_compression(config: PreTrainedConfig, record: dict[str, Any]) -> None
 
     Args:
         config: The configuration of the new model, still with the record of what it was made of, if there is one.
-        record: With `layer_map`, for each layer those of the model before that it was made of, and perhaps `heads`.
+        record: With `layer_map`, for each layer those of the model before that it was made of, and perhaps `heads` and
+            `neurons`, the numbers of neurons from each of them.
     """
     before = getattr(config, "compression", None) or {}
     if "embedding" in before:
         record = {"embedding": before["embedding"], **record}
     known = before.get("layer_map")
     if known is not None:
+        groups = record["layer_map"]
         record = {**record, "made_of": before["method"]}
         origins = before.get("heads") or [None] * len(known)
         for name in ("layer_map", "stands_for"):
@@ -32,7 +34,33 @@ def record_compression(config: PreTrainedConfig, record: dict[str, Any]) -> None
                 record[name] = [sorted(one for index in group for one in known[index]) for group in record[name]]
         if "heads" in record:
             record["heads"] = [[_origin(head, known, origins) for head in heads] for heads in record["heads"]]
+            neurons = [
+                _neurons(*row, known, before.get("neurons")) for row in zip(groups, record["neurons"], strict=True)
+            ]
+        elif before.get("heads"):  # layers that are left as they were
+            record["heads"] = [origins[index] for (index,) in groups]
+            neurons = [before["neurons"][index] if "neurons" in before else None for (index,) in groups]
+        else:
+            neurons = []
+        record.pop("neurons", None)
+        if neurons and None not in neurons:
+            record["neurons"] = neurons
     config.compression = record
+
+
+def _neurons(
+    group: Sequence[int], counts: Sequence[int], known: Sequence[Sequence[int]], before: Sequence[Any] | None
+) -> list[int] | None:
+    """How many neurons came from each original layer; None where a merged layer gave only a part of its own."""
+    found: list[tuple[int, int]] = []
+    for index, count in zip(group, counts, strict=True):
+        if len(known[index]) == 1:
+            found.append((known[index][0], count))
+        elif before is not None and sum(before[index]) == count:
+            found += zip(known[index], before[index], strict=True)
+        else:
+            return None
+    return [count for _, count in sorted(found)]
 
 
 def _origin(head: Sequence[int], known: Sequence[Sequence[int]], origins: Sequence[Any]) -> list[int]:

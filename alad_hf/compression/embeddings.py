@@ -35,7 +35,7 @@ from .low_rank import truncated_svd
 from .product_quantization import quantize_parts
 from .reconstruction import reconstruction_error
 from .row_weights import order_weights, rows_to_keep
-from .wrapping import check_float, wrap_encoder
+from .wrapping import check_compressible, wrap_encoder
 
 _LARGEST_FLOAT16 = 65504.0
 _ROWS_FOR_ONE_KEPT = 64
@@ -95,7 +95,7 @@ def compress_embeddings(
         >>> small.config.compression["embedding"]["mean_cosine"], small.config.compression["embedding"]["bytes"]
         >>> small.save_pretrained("my-small-tagger")
     """
-    check_float(model)
+    check_compressible(model)
     embedding, record = compress_table(
         embedding_table(model),
         method,
@@ -107,7 +107,12 @@ def compress_embeddings(
         progress=progress,
         **options,
     )
-    return wrap_encoder(model, embedding=embedding, compression={"embedding": record})
+    smaller = wrap_encoder(model, embedding=embedding, compression={"embedding": record})
+    if smaller.dtype != torch.float32:  # in which the factors have been rounded
+        stored: Any = smaller.get_input_embeddings()
+        record = record | _measured(embedding_table(model).detach().float().cpu(), stored, row_weights)
+        smaller.config.compression["embedding"] = record
+    return smaller
 
 
 def compress_table(
@@ -159,18 +164,28 @@ def compress_table(
     kept_rows = _kept_rows(task, known, options.pop("kept_rows", None), sized=sized)
     with torch.no_grad():
         embedding, details = _beside_kept_rows(task, known, kept_rows, options)
-        error = reconstruction_error(table, embedding.dense(), row_weights=row_weights)
     record = {
         "method": method,
         **_recorded(embedding.specification()),
         "row_weights": None if row_weights is None else "given",
         **details,
         "seed": seed,
-        "bytes": embedding.stored_bytes,
-        "ratio": round(dense / embedding.stored_bytes, 3),
-        **{name: float(f"{value:.5g}") for name, value in error.as_dict().items()},
+        **_measured(table, embedding, row_weights),
     }
     return embedding, record
+
+
+@torch.no_grad()
+def _measured(
+    table: torch.Tensor, embedding: CompressedEmbedding, row_weights: torch.Tensor | None
+) -> dict[str, float]:
+    """Bytes, ratio and errors of what is stored in place of a table."""
+    error = reconstruction_error(table, embedding.dense().float().cpu(), row_weights=row_weights)
+    return {
+        "bytes": embedding.stored_bytes,
+        "ratio": round(4 * table.numel() / embedding.stored_bytes, 3),
+        **{name: float(f"{value:.5g}") for name, value in error.as_dict().items()},
+    }
 
 
 def embedding_table(model: PreTrainedModel) -> torch.Tensor:
@@ -362,7 +377,10 @@ def _kept_rows(task: _Task, method: _Method, wanted: int | None, *, sized: bool)
         if not (method.keeps_rows and tight):
             return 0
         one = kept_rows_bytes(1, columns, factor_dtype=task.factor_dtype)
-        return min(rows // _ROWS_FOR_ONE_KEPT, task.budget // _KEPT_ROWS_SHARE // one)
+        count = min(rows // _ROWS_FOR_ONE_KEPT, task.budget // _KEPT_ROWS_SHARE // one)
+        if task.row_weights is not None:  # of which the others need some, too
+            count = min(count, int((task.row_weights > 0).sum()) - 1)
+        return count
     if type(wanted) is not int or not 0 <= wanted < rows:
         raise ValueError(f"kept_rows must be a whole number from 0 to {rows - 1}, got {wanted!r}.")
     return wanted
@@ -383,7 +401,10 @@ def _beside_kept_rows(task: _Task, method: _Method, kept_rows: int, options: dic
     try:
         shared, details = method.make(others, **options)
     except ValueError as error:
-        raise ValueError(f"Beside {kept_rows} kept rows (kept_rows=0 keeps none): {error}") from error
+        raise ValueError(
+            f"Beside {kept_rows} kept rows, which take {task.budget - left} of {task.budget} bytes (kept_rows=0 keeps "
+            f"none), of the other rows alone: {error}"
+        ) from error
     rounded = _integers(replace(task, table=task.table[kept]), 4)
     return KeptRowsEmbedding.from_parts(kept.nonzero().squeeze(1), rounded, shared), details
 

@@ -12,12 +12,12 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..data.token_labels import POSITIONS_BEHIND_PADDING
 from ..data.unlabelled_text import encode_text
 from ..models.minialbert_layers import MiniAlbertEmbeddings
 
 SAMPLED_TOKENS = 30_000
 _SAMPLED_POSITIONS = 128
-_POSITIONS_BEHIND_PADDING = ("camembert", "mpnet", "roberta", "xlm-roberta")
 
 
 class TokenSample(NamedTuple):
@@ -50,7 +50,7 @@ class SourceEmbeddings:
                 f"The embeddings of a {type(base).__name__} are not a layer norm over the sum of token, position and "
                 "type tables. Those of BERT, RoBERTa, XLM-RoBERTa, CamemBERT, MPNet, ELECTRA and DistilBERT are."
             )
-        offset = embeddings.padding_idx + 1 if model.config.model_type in _POSITIONS_BEHIND_PADDING else 0
+        offset = embeddings.padding_idx + 1 if model.config.model_type in POSITIONS_BEHIND_PADDING else 0
         self.words, position_table = (part.weight.detach().float().cpu() for part in parts[:2])
         self.positions = position_table[offset:]
         types = getattr(embeddings, "token_type_embeddings", None)

@@ -246,6 +246,8 @@ def graft_groups(
 ) -> list[list[int]]:
     """The layers that go together; arguments as of `graft_layers`."""
     depth = model.config.num_hidden_layers
+    if strategy not in get_args(PairChoice):
+        raise ValueError(f"strategy must be one of {get_args(PairChoice)}, got {strategy!r}.")
     if groups is not None:
         in_order = [one for group in groups for one in group] == list(range(depth)) and all(groups)
         if not in_order or num_hidden_layers not in (None, len(groups)):
@@ -258,6 +260,4 @@ def graft_groups(
         raise ValueError("Say how many layers are to be left, num_hidden_layers=..., or which go together, groups=...")
     if strategy == "similar":
         return similar_groups(model, num_hidden_layers, text)
-    if strategy not in ("upper", "fixed"):
-        raise ValueError(f"strategy must be one of {get_args(PairChoice)}, got {strategy!r}.")
     return (upper_groups if strategy == "upper" else equal_groups)(num_hidden_layers, depth)

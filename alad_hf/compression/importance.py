@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from ..evaluation.evaluation_mode import evaluation_mode
 from .calibration import CalibrationText, model_inputs
 from .encoder_layouts import LayerParts, encoder_layers
 
@@ -46,19 +47,13 @@ def layer_importance(model: PreTrainedModel, calibration: CalibrationText, *, se
     generator = torch.Generator().manual_seed(seed)
     layers = encoder_layers(model)
     scores = [[torch.zeros(size, dtype=torch.float64) for size in (part.heads, part.neurons)] for part in layers]
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.enable_grad():
-            for batch in calibration.batches:
-                with _masked(layers, len(batch["input_ids"])) as masks:
-                    loss = _summed_loss(model, batch, calibration.labelled, generator)
-                    gradients = torch.autograd.grad(loss, masks)
-                for index, gradient in enumerate(gradients):
-                    scores[index // 2][index % 2] += gradient.abs().sum(dim=0).cpu().double()
-    finally:
-        for module in training:
-            module.training = True
+    with evaluation_mode(model), torch.enable_grad():
+        for batch in calibration.batches:
+            with _masked(layers, len(batch["input_ids"])) as masks:
+                loss = _summed_loss(model, batch, calibration.labelled, generator)
+                gradients = torch.autograd.grad(loss, masks)
+            for index, gradient in enumerate(gradients):
+                scores[index // 2][index % 2] += gradient.abs().sum(dim=0).cpu().double()
     tokens = calibration.num_tokens
     return Importance([heads / tokens for heads, _ in scores], [neurons / tokens for _, neurons in scores])
 
@@ -109,13 +104,16 @@ def _summed_loss(
         directions = torch.randn(states.shape, generator=generator).to(states.device)
         return (states * directions).sum()
     loss = terms[0][0].new_zeros(())
-    for scores, labels in terms:
-        labels = labels.to(scores.device) if labelled and labels is not None else _drawn(scores, generator)
+    # Row by row, so that the same rows draw the same labels in whatever batches they come.
+    draws = torch.rand(len(terms[0][0]), len(terms), dtype=torch.float64, generator=generator)
+    for (scores, labels), numbers in zip(terms, draws.unbind(dim=1), strict=True):
+        labels = labels.to(scores.device) if labelled and labels is not None else _drawn(scores, numbers)
         loss = loss + functional.cross_entropy(scores, labels.masked_fill(labels < 0, -100), reduction="sum")
     return loss
 
 
-def _drawn(scores: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A label for each row of (rows, classes)."""
-    drawn = torch.multinomial(scores.detach().softmax(dim=-1).cpu(), 1, generator=generator)
-    return drawn.squeeze(1).to(scores.device)
+def _drawn(scores: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
+    """A label for each row of (rows, classes), by a number from 0 to 1 (rows,); padding among the classes is idle."""
+    reached = scores.detach().double().softmax(dim=-1).cpu().cumsum(dim=-1)
+    # Of the whole sum, which may end a little beside 1.
+    return (reached <= numbers.unsqueeze(1) * reached[:, -1:]).sum(dim=-1).to(scores.device)

@@ -5,9 +5,25 @@ from __future__ import annotations
 from torch import nn
 from transformers import PreTrainedModel
 
+from ..models.modeling_alad import AlAdPreTrainedModel
+
+
+def check_no_adapter(model: PreTrainedModel) -> None:
+    """Raise ValueError for an AlAd model: its adapter was fitted to the student as it is."""
+    if isinstance(model, AlAdPreTrainedModel):
+        raise ValueError(
+            f"A {type(model).__name__} is a student under an adapter that fits this student alone. Compress the "
+            "student first, then align the result; here it is model.base_model.encoder."
+        )
+
 
 def find_layers(model: PreTrainedModel) -> tuple[nn.Module, str]:
-    """The module that holds the list of encoder layers, and the list's name in it."""
+    """The module that holds the list of encoder layers, and the list's name in it.
+
+    Raises:
+        ValueError: There is not exactly one such list (ALBERT shares one layer), or it is an AlAd model.
+    """
+    check_no_adapter(model)
     depth = model.config.num_hidden_layers
     found = [
         (module, name)

@@ -6,13 +6,14 @@ dimensions look alike to the plain one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
 import torch
 from transformers import PreTrainedModel
 
+from ..evaluation.evaluation_mode import evaluation_mode
 from .calibration import CalibrationText, model_inputs
 
 
@@ -102,7 +103,7 @@ def similar_groups(model: PreTrainedModel, num_groups: int, calibration: Calibra
     Returns:
         Indices of layers: a partition in order.
     """
-    encoder = cast(PreTrainedModel, model.base_model).eval()
+    encoder = cast(PreTrainedModel, model.base_model)
     depth = encoder.config.num_hidden_layers
     check_depth(num_groups, depth)
     groups = [[index] for index in range(depth)]
@@ -122,30 +123,35 @@ def layer_similarities(
     model: PreTrainedModel, pairs: Sequence[tuple[int, int]], calibration: CalibrationText
 ) -> dict[tuple[int, int], float]:
     """Debiased linear CKA of the states after two layers, for each pair of layers counted from 0."""
-    encoder = cast(PreTrainedModel, model.base_model).eval()
+    encoder = cast(PreTrainedModel, model.base_model)
     sums = {pair: LinearCKA() for pair in pairs}
-    for batch in calibration.batches:
-        inputs = model_inputs(batch, encoder)
-        real = inputs["attention_mask"].bool()
-        states = encoder(**inputs, output_hidden_states=True).hidden_states
+    for states in _real_states(encoder, calibration):
         for (one, two), cka in sums.items():
-            cka.update(states[one + 1][real], states[two + 1][real])
+            cka.update(states[one + 1], states[two + 1])
     return {pair: cka.value() for pair, cka in sums.items()}
 
 
 @torch.no_grad()
 def layer_cosines(model: PreTrainedModel, calibration: CalibrationText) -> list[float]:
     """Mean cosine over real tokens of what enters and what leaves each layer; 1 is a layer that changes nothing."""
-    encoder = cast(PreTrainedModel, model.base_model).eval()
+    encoder = cast(PreTrainedModel, model.base_model)
     total, tokens = torch.zeros(encoder.config.num_hidden_layers, dtype=torch.float64), 0
+    for states in _real_states(encoder, calibration):
+        tokens += len(states[0])
+        for layer, (before, after) in enumerate(zip(states, states[1:], strict=False)):
+            cosines = torch.nn.functional.cosine_similarity(before.double(), after.double(), dim=-1)
+            total[layer] += cosines.sum().cpu()
+    return (total / tokens).tolist()
+
+
+def _real_states(encoder: PreTrainedModel, calibration: CalibrationText) -> Iterator[list[torch.Tensor]]:
+    """States (real tokens, width) of the embeddings and after each layer, batch by batch."""
     for batch in calibration.batches:
         inputs = model_inputs(batch, encoder)
         real = inputs["attention_mask"].bool()
-        states = [state[real].double() for state in encoder(**inputs, output_hidden_states=True).hidden_states]
-        tokens += len(states[0])
-        for layer, (before, after) in enumerate(zip(states, states[1:], strict=False)):
-            total[layer] += torch.nn.functional.cosine_similarity(before, after, dim=-1).sum().cpu()
-    return (total / tokens).tolist()
+        with evaluation_mode(encoder):
+            hidden = encoder(**inputs, output_hidden_states=True).hidden_states
+        yield [states[real] for states in hidden]
 
 
 def equal_groups(num_groups: int, depth: int) -> list[list[int]]:

@@ -16,6 +16,7 @@ from ..evaluation.efficiency import stored_bytes
 from ..models.configuration_minialbert import MiniAlbertConfig
 from ..models.minialbert_layers import MiniAlbertLayer
 from ..models.modeling_minialbert import MiniAlbertForMaskedLM, MiniAlbertModel
+from ..models.teacher import answering_head, tagging_head
 from .encoder_layouts import LayerParts, encoder_layers
 from .factorised_embeddings import SourceEmbeddings, embedding_error, fit_embeddings, sample_tokens
 
@@ -33,6 +34,7 @@ def make_recursive_student(
     layer_start: Literal["mean"] | int | None = "mean",
     texts: Iterable[str] | Dataset | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    seed: int = 0,
     **fields: Any,
 ) -> MiniAlbertForMaskedLM:
     """Make a student of one layer that is called many times, ready for `distill_encoder`.
@@ -41,8 +43,9 @@ def make_recursive_student(
     source's. It is saved, loaded, fine-tuned and put under an AlAd adapter as any other encoder.
 
     Args:
-        model: The source: BERT, RoBERTa, XLM-RoBERTa, CamemBERT, MPNet, ELECTRA or DistilBERT, with or without a head;
-            it is not changed. Relative positions (MPNet's beside its absolute ones) are left behind.
+        model: The source: BERT, RoBERTa, XLM-RoBERTa, CamemBERT, MPNet, ELECTRA or DistilBERT, with or without a head,
+            of which that of a task is left behind, with a warning; it is not changed. Relative positions (MPNet's
+            beside its absolute ones) are left behind.
         num_hidden_layers: How often the layer is called. It costs time, and bytes only in adapters.
         embedding_size: Width of the embedding tables, which are most of the bytes; by default the published 128.
         max_bytes: In place of `embedding_size`, the most bytes that the encoder may take on disk in float32, without
@@ -52,6 +55,7 @@ def make_recursive_student(
         texts: A sample of text that the embeddings are fitted to; random tokens by default. Real text, a few thousand
             sentences, fits better to text of its kind.
         tokenizer: For `texts`.
+        seed: Of what starts at random, such as adapters.
         **fields: Other fields of `MiniAlbertConfig`, such as `use_adapter=False`, `adapter_reduction` or
             `intermediate_size`; by default they are the source's, with adapters that change nothing at the start
             ("identity_start").
@@ -73,6 +77,12 @@ def make_recursive_student(
         own = sorted(name for name in MiniAlbertConfig.__annotations__ if name != "model_type")
         raise TypeError(f"{unknown} are not fields of MiniAlbertConfig, which has {own}.")
     source = SourceEmbeddings(model)
+    if tagging_head(model) is not None or answering_head(model) is not None:
+        logger.warning(
+            "The head of this %s is left behind: a recursive student is distilled first, and fine-tuned for the task "
+            "then.",
+            type(model).__name__,
+        )
     if embedding_size is not None and max_bytes is not None:
         raise ValueError(
             f"Give embedding_size={embedding_size} or max_bytes={max_bytes}, not both (--embedding-size, --bytes)."
@@ -84,16 +94,18 @@ def make_recursive_student(
         embedding_size = min(PUBLISHED_EMBEDDING_SIZE, source.width)
     config = MiniAlbertConfig(embedding_size=embedding_size, **settings)
     layers = _starting_layers(model, layer_start)
-    student = MiniAlbertForMaskedLM(MiniAlbertConfig(**{**config.to_dict(), "use_adapter": False}))
-    # After the constructor: it initialises every weight, and would overwrite these.
-    sample = sample_tokens(source, texts, tokenizer)
-    fit_embeddings(student.model.embeddings, source, sample)
-    _start_layer(student.model.layer, layers)
-    _start_vocabulary_matrix(student.vocab_projector, model, source)
-    if config.use_adapter:
-        # Not by the constructor: transformers passes over modules without parameters of their own when it initialises
-        # code that is not its own, and so over what makes new adapters change nothing.
-        student.add_adapters(form=config.adapter_form, reduction=config.adapter_reduction)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        student = MiniAlbertForMaskedLM(MiniAlbertConfig(**{**config.to_dict(), "use_adapter": False}))
+        # After the constructor: it initialises every weight, and would overwrite these.
+        sample = sample_tokens(source, texts, tokenizer)
+        fit_embeddings(student.model.embeddings, source, sample)
+        _start_layer(student.model.layer, layers)
+        _start_vocabulary_matrix(student.vocab_projector, model, source)
+        if config.use_adapter:
+            # Not by the constructor: transformers passes over modules without parameters of their own when it
+            # initialises code that is not its own, and so over what makes new adapters change nothing.
+            student.add_adapters(form=config.adapter_form, reduction=config.adapter_reduction)
     if config.hidden_size != model.config.hidden_size:
         logger.warning(
             "The student's hidden size is %d and the source's %d: the map behind its embeddings and its vocabulary "

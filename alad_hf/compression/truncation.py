@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..models.quantized_student import is_quantized
 from .calibration import CALIBRATION_TOKENS, CalibrationText
 from .compression_record import record_compression, refit_record
-from .layer_lists import find_layers
+from .layer_lists import check_no_adapter, find_layers
 from .layer_similarity import check_depth, layer_cosines
 from .refit import LayerSources, refit_layers
 
@@ -59,6 +59,7 @@ def truncate_layers(
         >>> student = truncate_layers(teacher, layer_map=[0, 1])
         >>> student = truncate_layers(teacher, "bottom", 3, texts=sentences, tokenizer=tokenizer, refit=True)
     """
+    check_no_adapter(model)
     depth = model.config.num_hidden_layers
     text = None
     if texts is not None and not refit and layer_map != "by_similarity":

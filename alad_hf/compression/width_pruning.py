@@ -44,8 +44,10 @@ def prune_width(
         A new model in eval mode: a compressed encoder, whose configuration carries the widths.
 
     Raises:
-        ValueError: A number is out of range, or the layers are of an unknown layout.
+        ValueError: There is no number, or one is out of range, or the layers are of an unknown layout.
     """
+    if heads is None and neurons is None:
+        raise ValueError("Say what is to be kept of each layer: heads=... or neurons=... (--heads, --neurons).")
     layers = encoder_layers(model)
     for name, given, most in (
         ("heads", heads, min(part.heads for part in layers)),

@@ -21,6 +21,7 @@ from ..models.modeling_compressed_encoder import (
 )
 from ..models.own_encoders import own_task_models
 from ..models.quantized_student import is_quantized
+from .layer_lists import check_no_adapter
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def wrap_encoder(
         >>> model = wrap_encoder(tagger, embedding=LowRankEmbedding.from_factors(latents, decoder))
         >>> model.save_pretrained("smaller-tagger")
     """
-    check_float(model)
+    check_compressible(model)
     kind = _wrapper_class(model)
     source: Any = model.base_model
     compression = {**(getattr(model.config, "compression", None) or {}), **(compression or {})} or None
@@ -93,8 +94,9 @@ def wrap_encoder(
     return wrapped.eval()
 
 
-def check_float(model: PreTrainedModel) -> None:
-    """Raise ValueError if the model's weights are torchao's, which cannot be put into another model's layers."""
+def check_compressible(model: PreTrainedModel) -> None:
+    """Raise ValueError for an AlAd model, and for weights of torchao's, which no other model's layers can hold."""
+    check_no_adapter(model)
     if is_quantized(model):
         raise ValueError(
             f"The weights of this {type(model).__name__} are quantized. Compress the model in float, save it, and "
@@ -164,4 +166,4 @@ def _embedding_prefix(encoder: PreTrainedModel) -> str:
     return next(f"{name}." for name, module in encoder.named_modules() if module is embedding)
 
 
-__all__ = ["check_float", "wrap_encoder"]
+__all__ = ["check_compressible", "wrap_encoder"]

@@ -17,6 +17,7 @@ LENGTH_COLUMN = "length"
 """By this column the Trainer groups rows; it is no input of a model."""
 
 _SIGNAL_COLUMNS = ("teacher_states", "teacher_logits", "teacher_mask")
+_TEACHER_NAMES = frozenset((*_SIGNAL_COLUMNS, *TEACHER_COLUMNS))
 _ANSWER_COLUMNS = ("start_positions", "end_positions")
 
 
@@ -29,7 +30,8 @@ class DataCollatorForAlignment:
 
     Rows without `labels` (and without answer positions) are unlabelled text: their real tokens get the label -1, which
     AlAd models leave out of the task loss and the Trainer counts. Without it the Trainer would neither scale the loss
-    right under gradient accumulation nor report an evaluation loss.
+    right under gradient accumulation nor report an evaluation loss. So are rows whose labels are all -100, if they
+    bring something of a teacher.
 
     Args:
         tokenizer: Decides the padding side and the padding ids.
@@ -72,8 +74,14 @@ class DataCollatorForAlignment:
                 batch[name] = torch.stack(values)
         if set(TEACHER_COLUMNS) & rows[0].keys():
             batch |= self._teacher_tokens(rows, starts, tokens)
-        if not {"labels", "start_positions"} & batch.keys():
-            batch["labels"] = torch.where(batch["attention_mask"] == 1, UNLABELLED, IGNORED)
+        if "start_positions" in batch:
+            return batch
+        text = torch.where(batch["attention_mask"] == 1, UNLABELLED, IGNORED)
+        if "labels" not in batch:
+            batch["labels"] = text
+        elif _TEACHER_NAMES & rows[0].keys() and batch["labels"].dim() == 2:
+            is_text = (batch["labels"] == IGNORED).all(dim=1, keepdim=True)
+            batch["labels"] = torch.where(is_text, text, batch["labels"])
         return batch
 
     def _teacher_tokens(

@@ -18,7 +18,7 @@ from .token_alignment import COVERAGE_COLUMN, teacher_columns
 logger = logging.getLogger(__name__)
 
 # Position embeddings of these start behind the padding index, so that many of them hold no token.
-_POSITIONS_BEHIND_PADDING = {
+POSITIONS_BEHIND_PADDING = {
     "camembert",
     "data2vec-text",
     "esm",
@@ -70,7 +70,7 @@ def usable_positions(config: PreTrainedConfig) -> int | None:
     positions = getattr(text_config, "max_position_embeddings", None)
     if not positions or positions < 0:  # XLNet says -1 for no limit
         return None
-    if text_config.model_type not in _POSITIONS_BEHIND_PADDING:
+    if text_config.model_type not in POSITIONS_BEHIND_PADDING:
         return positions
     # MPNet starts behind 1 whatever its configuration calls padding.
     return positions - (2 if text_config.model_type == "mpnet" else text_config.pad_token_id + 1)

@@ -16,8 +16,11 @@ from .student import bare_encoder, load_student
 from .teacher import (
     TeacherColumns,
     TeacherSignal,
+    answering_head,
     copy_head,
     load_teacher,
+    moved_to,
+    probe_signal,
     state_width,
     tagging_head,
     teacher_signal,
@@ -141,18 +144,11 @@ class StudentTeacherMixin:
             teacher_tokenizer: The teacher's; by default loaded from the teacher's name.
 
         Raises:
-            ValueError: The teacher's width or labels do not fit, it lacks a layer of `config.teacher_layers`, or a
-                tokenizer cannot be loaded.
+            ValueError: The teacher does not fit, see `check_teacher`, or a tokenizer cannot be loaded.
         """
         if isinstance(teacher, str):
             teacher = load_teacher(teacher)
-        width = state_width(teacher, self.config.teacher_layers)
-        if width != self.config.hidden_size:
-            raise ValueError(
-                f"The teacher's states are {width} wide, the aligned states {self.config.hidden_size}. "
-                f"Build the model for this teacher: {type(self).__name__}.from_student_pretrained(..., teacher=...)."
-            )
-        self._check_teacher_labels(teacher)
+        self.check_teacher(teacher)
         tokenizer = tokenizer or load_tokenizer(self.config.student_name_or_path, "tokenizer")
         teacher_tokenizer = teacher_tokenizer or load_tokenizer(teacher.name_or_path, "teacher_tokenizer")
         alike = tokenizes_alike(tokenizer, teacher_tokenizer)
@@ -190,15 +186,32 @@ class StudentTeacherMixin:
                 "An attached teacher reads input_ids, and only inputs_embeds were given. Pass input_ids, or the "
                 "teacher's states as teacher_states."
             )
-        device = inputs["input_ids"].device
-        if self.teacher.device != device:
-            self.teacher.to(device)
-        return teacher_signal(self.teacher, layers=self.config.teacher_layers, alignment=given.alignment, **inputs)
+        teacher = moved_to(self.teacher, inputs["input_ids"].device)
+        return teacher_signal(teacher, layers=self.config.teacher_layers, alignment=given.alignment, **inputs)
 
-    def _check_teacher_labels(self, teacher: PreTrainedModel) -> None:
-        """Distillation compares logits by position, so the labels must be in the same order too."""
-        has_tags = tagging_head(self) is not None and tagging_head(teacher) is not None
-        if has_tags and self.config.distillation_weight and teacher.config.id2label != self.config.id2label:
+    def check_teacher(self, teacher: PreTrainedModel) -> None:
+        """Make sure that a teacher's states and logits mean what this model learns.
+
+        Raises:
+            ValueError: Its states have another width, it lacks a layer of `config.teacher_layers`, or its logits,
+                which distillation compares by position, are of another task, of other labels or in another order.
+        """
+        signal = probe_signal(teacher, self.config.teacher_layers)
+        width = signal.states.shape[-1]
+        if width != self.config.hidden_size:
+            raise ValueError(
+                f"The teacher's states are {width} wide, the aligned states {self.config.hidden_size}. "
+                f"Build the model for this teacher: {type(self).__name__}.from_student_pretrained(..., teacher=...)."
+            )
+        own_tags, own_answers = tagging_head(self), answering_head(self)
+        if signal.logits is None or not self.config.distillation_weight or (own_tags is None and own_answers is None):
+            return
+        if (own_answers is None) != (answering_head(teacher) is None):
+            raise ValueError(
+                f"The logits of a {type(teacher).__name__} are no targets for those of an {type(self).__name__}. Pass "
+                "a teacher of the same task, or align with its states alone: distillation_weight=0."
+            )
+        if own_tags is not None and teacher.config.id2label != self.config.id2label:
             raise ValueError(
                 f"The teacher's labels are {list(teacher.config.id2label.values())}, the model's "
                 f"{list(self.config.id2label.values())}. Distillation needs the same ones in the same order: build "

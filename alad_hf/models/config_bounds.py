@@ -24,7 +24,7 @@ _WIDTH_NAMES = ("hidden_size", "dim", "d_model", "n_embd", "embed_dim", "emb_dim
 _USUAL_WIDTH, _USUAL_LAYERS = 1024, 24
 # How fast positions rotate (rope_theta, rotary_emb_base, ...), and how far attention sees: nothing has such a size.
 _FREQUENCY_NAMES = ("theta", "base", "freq")
-_NO_SIZES = (*_FREQUENCY_NAMES, "window", "_id")
+_NO_SIZES = (*_FREQUENCY_NAMES, "window", "_id", "_token_index")
 # Fields of CompressedEncoderConfig, which checks them itself; the last is a record from which nothing is built.
 _CHECKED_ELSEWHERE = ("embedding", "layer_widths", "compression")
 
@@ -97,13 +97,18 @@ def _bounds(name: str) -> tuple[int, int]:
         return 1, MAX_GROUPS
     if name.endswith("heads"):
         return 1, MAX_LAYERS
-    if "layer" in name or name.endswith("experts"):
-        return 0 if name.startswith(("num_", "n_")) else -MAX_LAYERS, MAX_LAYERS
     if name.endswith(("vocab_size", *_WIDTH_NAMES)):
         return 0 if name == "type_vocab_size" else 1, MAX_INTEGER  # DeBERTa has no token types
+    if _is_depth(name) or name.endswith("experts"):
+        return 0 if name.startswith(("num_", "n_")) else -MAX_LAYERS, MAX_LAYERS
     if name.endswith(_FREQUENCY_NAMES):
         return -MAX_FREQUENCY, MAX_FREQUENCY
     return -MAX_INTEGER, MAX_INTEGER
+
+
+def _is_depth(name: str) -> bool:
+    """Whether a field counts layers, or names one, unlike a size of each layer (`vocab_size_per_layer_input`)."""
+    return "layer" in name and not any(size in name for size in ("vocab_size", "hidden_size"))
 
 
 def _parameters(fields: Mapping[str, Any]) -> int:
@@ -111,7 +116,7 @@ def _parameters(fields: Mapping[str, Any]) -> int:
     integers = {str(name).lower(): value for name, value in fields.items() if type(value) is int}
     integers = {name: value for name, value in integers.items() if not name.endswith(_NO_SIZES)}
     tables = {name for name in integers if "vocab" in name or "position" in name}
-    layers = [value for name, value in integers.items() if "layer" in name]
+    layers = [value for name, value in integers.items() if _is_depth(name)]
     others = [value for name, value in integers.items() if name not in tables]
     width = next((integers[name] for name in _WIDTH_NAMES if name in integers), _USUAL_WIDTH)
     rows = sum(max(integers[name], 0) for name in tables)

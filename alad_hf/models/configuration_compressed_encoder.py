@@ -42,7 +42,8 @@ MAX_NEURONS = 1_048_576
 class CompressedEncoderConfig(PreTrainedConfig):
     """Configuration of a compressed encoder.
 
-    What it does not have itself, such as `hidden_size` or `max_position_embeddings`, is read from `text_config`.
+    What it does not have itself, such as `hidden_size` or `hidden_dropout_prob`, is `text_config`'s, to read and to
+    write.
 
     Args:
         text_config: Configuration of the encoder before compression, any that `AutoModel` builds; by default a
@@ -104,6 +105,15 @@ class CompressedEncoderConfig(PreTrainedConfig):
         if name.startswith(("_", "rope_")) or not isinstance(inner, PreTrainedConfig):
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
         return getattr(inner, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:  # noqa: ANN401 - fields of any type
+        """Write what only the stock encoder's configuration has there, as `from_pretrained(..., name=value)` does."""
+        inner = self.__dict__.get("text_config")
+        is_own = name in self.__dict__ or hasattr(type(self), name) or name.startswith(("_", "rope_"))
+        if not is_own and isinstance(inner, PreTrainedConfig) and hasattr(inner, name):
+            setattr(inner, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def _check_embedding(self) -> None:
         if self.embedding is None:

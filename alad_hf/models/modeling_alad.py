@@ -322,6 +322,8 @@ class AlAdModel(AlAdPreTrainedModel):
         known = {name: value for name, value in inputs.items() if value is None or name in self._encoder_arguments}
         known = {name: value for name, value in known.items() if value is not None}
         every_state = output_hidden_states or self.layer_mix is not None
+        if self.config.output_attentions:
+            kwargs.setdefault("output_attentions", True)
         kwargs = {**without_cache(self._encoder_arguments), **kwargs}
         encoded = self.encoder(**known, output_hidden_states=every_state, return_dict=True, **kwargs)
         student_states = encoded.last_hidden_state
@@ -331,7 +333,7 @@ class AlAdModel(AlAdPreTrainedModel):
         if attention_mask is None:
             real = student_states.new_ones(student_states.shape[:2])
         else:
-            real = attention_mask.to(student_states.dtype)
+            real = attention_mask.to(student_states)  # the device, too, where a student is spread over several
             # Padding must not enter a real token's window: without this, a batch changes its sentences' results.
             student_states = student_states * real.unsqueeze(-1)
         aligned = self.adapter(student_states)
@@ -434,10 +436,11 @@ class AlAdForTokenClassification(AlAdPreTrainedModel):
         outputs = self.model(**inputs, **kwargs, return_dict=True)
         logits = self.classifier(self.dropout(outputs.last_hidden_state))
 
-        real = logits.new_ones(logits.shape[:2]) if attention_mask is None else attention_mask
+        real = logits.new_ones(logits.shape[:2]) if attention_mask is None else attention_mask.to(logits.device)
         signal, matched = self._signal(given, self.training or labels is not None, real, **inputs)
         sums = self._alignment_terms(outputs.last_hidden_state, signal.states, matched)
         teacher_says = self._to_distil(signal.logits, logits)
+        labels = labels.to(logits.device) if labels is not None else None
         sums |= tagging_sums(logits, labels, teacher_says, matched, self.config.distillation_temperature)
         loss, loss_terms = self._total_loss(sums, token_items(labels, real, num_items_in_batch))
         return AlAdTokenClassifierOutput(
@@ -532,7 +535,7 @@ class AlAdForQuestionAnswering(AlAdPreTrainedModel):
         outputs = self.model(**inputs, **kwargs, return_dict=True)
         logits = self.qa_outputs(outputs.last_hidden_state)
 
-        real = logits.new_ones(logits.shape[:2]) if attention_mask is None else attention_mask
+        real = logits.new_ones(logits.shape[:2]) if attention_mask is None else attention_mask.to(logits.device)
         wanted = self.training or start_positions is not None or kwargs.get("labels") is not None
         signal, matched = self._signal(given, wanted, real, **inputs)
         answers = None if start_positions is None or end_positions is None else (start_positions, end_positions)

@@ -12,6 +12,7 @@ from transformers import (
     PreTrainedModel,
 )
 from transformers.modeling_outputs import BaseModelOutput, QuestionAnsweringModelOutput, TokenClassifierOutput
+from transformers.utils import can_return_tuple
 
 from .compressed_embeddings import CompressedEmbedding, build_embedding, check_embeddings
 from .configuration_compressed_encoder import CompressedEncoderConfig
@@ -147,6 +148,7 @@ class CompressedEncoderModel(CompressedEncoderPreTrainedModel):
         self.encoder.set_input_embeddings(value)
         self.config.embedding = value.specification() if isinstance(value, CompressedEmbedding) else None
 
+    @can_return_tuple
     def forward(
         self,
         input_ids: torch.Tensor | None = None,
@@ -155,7 +157,7 @@ class CompressedEncoderModel(CompressedEncoderPreTrainedModel):
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         **kwargs: Any,
-    ) -> BaseModelOutput | tuple:
+    ) -> BaseModelOutput:
         """The stock encoder's forward.
 
         Args:
@@ -175,7 +177,7 @@ class CompressedEncoderModel(CompressedEncoderPreTrainedModel):
         }
         known = {name: value for name, value in given.items() if value is not None and name in self._encoder_arguments}
         kwargs = {**without_cache(self._encoder_arguments), **with_defaults(self.config, kwargs)}
-        return self.encoder(**known, **kwargs)
+        return self.encoder(**known, **{**kwargs, "return_dict": True})
 
 
 class CompressedEncoderTaskModel(CompressedEncoderPreTrainedModel):
@@ -192,7 +194,7 @@ class CompressedEncoderTaskModel(CompressedEncoderPreTrainedModel):
     def __init__(self, config: CompressedEncoderConfig) -> None:
         super().__init__(config)
         stock = build_stock_model(config, self.task)
-        self.num_labels = stock.config.num_labels if self.task == "question-answering" else config.num_labels
+        self.num_labels = len(ANSWER_LABELS) if self.task == "question-answering" else config.num_labels
         self.model = CompressedEncoderModel(config, encoder=stock.base_model)
         self._stock_class = type(stock)
         self._stock_arguments = accepted_arguments(stock)
@@ -330,8 +332,9 @@ def build_stock_model(config: CompressedEncoderConfig, task: str) -> PreTrainedM
 
 
 def with_defaults(config: CompressedEncoderConfig, inputs: dict[str, Any]) -> dict[str, Any]:
-    """The inputs, and `output_hidden_states` where the outer configuration asks for them."""
-    return {"output_hidden_states": True, **inputs} if config.output_hidden_states else inputs
+    """The inputs, and `output_hidden_states` and `output_attentions` where the outer configuration asks for them."""
+    wanted = {name: True for name in ("output_hidden_states", "output_attentions") if getattr(config, name)}
+    return {**wanted, **inputs}
 
 
 def _check_same_shape(embedding: CompressedEmbedding, stock: nn.Embedding) -> None:

@@ -39,6 +39,8 @@ class MiniAlbertPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     # Every recursion calls the same layer, so there is nothing to put on another device.
     _no_split_modules = ["MiniAlbertModel"]
+    # accelerate would move these modules as it moves tensors; they load their own weights.
+    _skip_keys_device_placement = ["attention_adapter", "feed_forward_adapter"]
 
     task_head: str | None = None
     """Name of the head that is new to a task, and trained along with adapters."""
@@ -209,7 +211,8 @@ class MiniAlbertModel(MiniAlbertPreTrainedModel):
         mask = create_bidirectional_mask(config=self.config, inputs_embeds=states, attention_mask=attention_mask)
         every_state, attentions = [states], []
         for attention_adapter, feed_forward_adapter in self._adapters_by_recursion():
-            states, probabilities = self.layer(states, attention_adapter, feed_forward_adapter, mask, **kwargs)
+            adapters = {"attention_adapter": attention_adapter, "feed_forward_adapter": feed_forward_adapter}
+            states, probabilities = self.layer(states, attention_mask=mask, **adapters, **kwargs)
             every_state.append(states)
             attentions.append(probabilities)
         return BaseModelOutput(

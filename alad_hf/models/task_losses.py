@@ -7,6 +7,8 @@ from torch.nn import functional
 
 IGNORED = -100
 """Label of a token that neither carries a task loss nor is counted, as everywhere in transformers."""
+_RULED_OUT = -1e30
+"""A logit of no probability, also divided by a temperature below 1: the lowest float32 would become infinite."""
 
 
 def at_least_one(items: torch.Tensor | int) -> torch.Tensor | int:
@@ -102,7 +104,7 @@ def text_loss(
 
 def candidates(logits: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
     """(batch, tokens, 2) logits in float32 by which padding is neither start nor end; `real` is (batch, tokens)."""
-    return logits.float().masked_fill((real == 0).unsqueeze(-1), torch.finfo(torch.float32).min)
+    return logits.float().masked_fill((real == 0).unsqueeze(-1), _RULED_OUT)
 
 
 def span_sum(

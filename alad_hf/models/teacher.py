@@ -142,11 +142,12 @@ def teacher_signal(
             f"The alignment must be (batch, student tokens, teacher tokens) with (batch, teacher tokens) = "
             f"{tuple(states.shape[:2])}, got shape {tuple(alignment.shape)}."
         )
-    if answers:
-        logits = _move_answer_logits(logits, alignment, inputs.get("attention_mask"))
-    elif logits is not None:
-        logits = torch.bmm(alignment, logits.float())
-    return TeacherSignal(torch.bmm(alignment, states), logits, alignment.sum(dim=-1) > 0)
+    with torch.autocast(states.device.type, enabled=False):  # or the products would be in half precision
+        if answers:
+            logits = _move_answer_logits(logits, alignment, inputs.get("attention_mask"))
+        elif logits is not None:
+            logits = torch.bmm(alignment, logits.float())
+        return TeacherSignal(torch.bmm(alignment, states), logits, alignment.sum(dim=-1) > 0)
 
 
 def _mean_of_layers(hidden_states: tuple[torch.Tensor, ...], layers: Sequence[int] | None) -> torch.Tensor:
@@ -191,10 +192,11 @@ def state_width(teacher: PreTrainedModel, layers: Sequence[int] | None = None) -
     Raises:
         ValueError: `layers` are out of range.
     """
-    return _probe(teacher, layers).states.shape[-1]
+    return probe_signal(teacher, layers).states.shape[-1]
 
 
-def _probe(teacher: PreTrainedModel, layers: Sequence[int] | None) -> TeacherSignal:
+def probe_signal(teacher: PreTrainedModel, layers: Sequence[int] | None = None) -> TeacherSignal:
+    """What `teacher_signal` gives for two tokens, which tells what kind of signal it is."""
     ids = torch.arange(2, device=teacher.device).unsqueeze(0)
     return teacher_signal(teacher, layers=layers, input_ids=ids, attention_mask=torch.ones_like(ids))
 
@@ -214,15 +216,27 @@ def tagging_head(model: PreTrainedModel) -> nn.Module | None:
     return getattr(model, "classifier", None) or getattr(model, "score", None)
 
 
+def answering_head(model: PreTrainedModel) -> nn.Module | None:
+    """The layers that score starts and ends of answers."""
+    return getattr(model, "qa_outputs", None)
+
+
+def moved_to(teacher: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    """A teacher on a device; one that its `device_map` has spread over several stays where it is."""
+    if teacher.device != device and getattr(teacher, "hf_device_map", None) is None:
+        teacher.to(device)
+    return teacher
+
+
 def linear_head(teacher: PreTrainedModel, layers: Sequence[int] | None = None) -> nn.Linear | None:
     """The teacher's task head if it is one linear layer on the states of `layers` (by default the last), else None.
 
     Heads with hidden layers (ModernBERT has one) cannot be carried over to aligned states by copying two tensors.
     """
-    head = tagging_head(teacher) or getattr(teacher, "qa_outputs", None)
+    head = tagging_head(teacher) or answering_head(teacher)
     if not isinstance(head, nn.Linear):
         return None
-    signal = _probe(teacher, layers)
+    signal = probe_signal(teacher, layers)
     if signal.logits is None or signal.states.shape[-1] != head.in_features:
         return None
     with torch.no_grad():
@@ -232,16 +246,18 @@ def linear_head(teacher: PreTrainedModel, layers: Sequence[int] | None = None) -
 
 
 def copy_head(model: PreTrainedModel, teacher: PreTrainedModel, layers: Sequence[int] | None = None) -> None:
-    """Give a model the teacher's task head, where both are one linear layer of one shape for the same labels.
+    """Give a model the teacher's task head, where both are one linear layer of one shape for one task and its labels.
 
     Args:
         model: It is changed in place, or stays as it is.
         teacher: See `linear_head`.
         layers: Likewise.
     """
-    own = getattr(model, "classifier", None) or getattr(model, "qa_outputs", None)
+    own = getattr(model, "classifier", None) or answering_head(model)
     head = linear_head(teacher, layers) if isinstance(own, nn.Linear) else None
     if head is None or head.weight.shape != own.weight.shape:
+        return
+    if (answering_head(model) is None) != (answering_head(teacher) is None):
         return
     if tagging_head(model) is not None and teacher.config.id2label != model.config.id2label:
         return  # the outputs of a question answerer are start and end, whatever its configuration calls them
@@ -268,9 +284,12 @@ __all__ = [
     "TeacherColumns",
     "TeacherSignal",
     "accepted_arguments",
+    "answering_head",
     "copy_head",
     "linear_head",
     "load_teacher",
+    "moved_to",
+    "probe_signal",
     "state_width",
     "tagging_head",
     "teacher_signal",

@@ -13,7 +13,7 @@ def exchange_mentions(data: Dataset, *, copies: int, seed: int = 0) -> Dataset:
     It shows a student contexts and names in combinations that the labels do not have, which only a teacher can tag.
 
     Args:
-        data: Columns `tokens` and `tags` in IOB2; text without entities is returned as it is.
+        data: Columns `tokens` and `tags` in IOB2, a tag below 0 for none; text without entities is returned as it is.
         copies: How many variants of each sentence, besides the sentence itself.
         seed: Of the choice.
 
@@ -22,7 +22,7 @@ def exchange_mentions(data: Dataset, *, copies: int, seed: int = 0) -> Dataset:
     """
     names = data.features["tags"].feature.names
     generator = random.Random(seed)
-    sentences = [(row["tokens"], [names[tag] for tag in row["tags"]]) for row in data]
+    sentences = [(row["tokens"], [names[tag] if tag >= 0 else "O" for tag in row["tags"]]) for row in data]
     mentions: dict[str, list[list[str]]] = {}
     for tokens, tags in sentences:
         for start, end in _mention_spans(tags):

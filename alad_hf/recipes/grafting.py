@@ -132,6 +132,7 @@ def graft_tagger(
             student = run.stage("progressive", lambda: _take_turns(run, grafted, groups, rows))
             last_part = 1 - PROGRESSIVE_PART
     if adapter:
+        set_seed(budget.seed)  # or what was drawn would depend on the stages that this call ran
         student = AlAdForTokenClassification.from_student_pretrained(
             student, teacher=teacher, tokenizer=tokenizer, teacher_tokenizer=tokenizer, **run.task.labels
         )
@@ -220,9 +221,13 @@ def _graft_one_by_one(
     """The tagger with all pairs grafted, trained behind each but the last, and the part of the steps that is left."""
     merges = pairwise_merges(groups)
     part = 1 / max(1, len(merges))
+    # The upper layer of a pair is the one that is widened, once: in the next merge it is that layer again.
+    once_more = graft_arguments | {"extra_heads": 0, "extra_neurons": 0}
+    first_merges = {sum(len(group) - 1 for group in groups[place + 1 :]) for place in range(len(groups))}
     student = copy.deepcopy(run.teacher)  # which stays as it is, even if nothing is merged
     for number, now in enumerate(merges, start=1):
-        student = run.stage(f"grafted-{number}", partial(graft_layers, student, groups=now, **graft_arguments))
+        arguments = graft_arguments if number - 1 in first_merges else once_more
+        student = run.stage(f"grafted-{number}", partial(graft_layers, student, groups=now, **arguments))
         if number < len(merges):
             folder = run.folder / "stages" / f"training-{number}"
             student = run.stage(f"recovered-{number}", partial(run.train, student, rows, part, folder))

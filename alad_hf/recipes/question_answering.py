@@ -114,6 +114,11 @@ def train_question_answerer(
     data = with_validation(load_question_answering(data), "context")
     if max_length is None and parts.teacher_max_length is not None:
         max_length = min(window_sizes(parts.encoder, parts.tokenizer)[0], parts.teacher_max_length)
+    elif parts.teacher_max_length is not None and max_length > parts.teacher_max_length and parts.read_alike:
+        raise ValueError(
+            f"max_length={max_length} is more than the {parts.teacher_max_length} tokens that the teacher takes; it "
+            "reads the student's: pass that, or leave it out."
+        )
     max_length, overlap = window_sizes(parts.encoder, parts.tokenizer, max_length, overlap)
     windows = partial(
         encode_questions,

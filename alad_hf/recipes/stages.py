@@ -37,7 +37,7 @@ from ..models.alad_construction import load_tokenizer
 from ..models.modeling_alad import AlAdPreTrainedModel
 from ..models.quantized_student import check_frozen
 from ..models.student import bare_encoder, load_student
-from ..models.teacher import copy_head, load_teacher, state_width, tagging_head
+from ..models.teacher import copy_head, load_teacher, state_width, tagging_head, tokenizes_alike
 from ..training.distillation import distilling
 from ..training.stages import check_one_device, published_arguments, train
 from .budget import MOST_EVALUATIONS, Budget, Mode
@@ -86,6 +86,11 @@ class Parts:
     def teacher_max_length(self) -> int | None:
         """Tokens that fit into one input of the teacher, if there is one and it has a limit."""
         return self._found.max_length if self.teacher is not None else None
+
+    @property
+    def read_alike(self) -> bool:
+        """Whether there is a teacher, which reads the student's tokens."""
+        return self.teacher_tokenizer is not None and tokenizes_alike(self.tokenizer, self.teacher_tokenizer)
 
     @property
     def _found(self) -> FoundTeacher:
@@ -176,8 +181,9 @@ def load_parts(
         **only_with_teacher: Further arguments of the recipe that mean nothing without a teacher.
 
     Raises:
-        ValueError: One of them is given, and no teacher is, or one of the adapter's, and there is none; a tokenizer
-            cannot be loaded; the encoder is quantized and would be trained; or several processes run.
+        ValueError: One of them is given, and no teacher is, or one of the adapter's, and there is none; a frozen
+            student's embeddings shall be trained; a tokenizer cannot be loaded; the encoder is quantized and would be
+            trained; or several processes run.
     """
     check_one_process()
     of_the_adapter = {"freeze_student": freeze_student, **(config_arguments or {})}
@@ -194,6 +200,11 @@ def load_parts(
         raise ValueError(
             f"Without an adapter (adapter=False, --no-adapter) there is nothing that {', '.join(useless)} could do: "
             "leave out the one or the other."
+        )
+    if freeze_student and (config_arguments or {}).get("freeze_embeddings") is False:
+        raise ValueError(
+            "freeze_student=True (--frozen) keeps all of the student, its token embeddings too: leave out "
+            "freeze_embeddings=False (--no-freeze-embeddings)."
         )
     set_seed(seed)
     source = encoder

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from ..models.alignment_loss import cosine_distance, distillation_divergence
@@ -84,7 +84,11 @@ class DistillationModel(PreTrainedModel):
 
     accepts_loss_kwargs = True  # the Trainer counts the items
     supports_gradient_checkpointing = True
+    # The wrapper has no attention of its own: the student decides, and refuses what it cannot do.
     _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
 
     def __init__(
         self,
@@ -105,7 +109,7 @@ class DistillationModel(PreTrainedModel):
             self.projection = nn.Linear(_width(student), _width(teacher), device=student.device)
         self._attention = [(model, model.config._attn_implementation) for model in (student, teacher)]
         if self.weights.attention:
-            _check_attention(student, teacher)
+            _check_attention(student, teacher, self.layer_map)
 
     @property
     def teacher(self) -> PreTrainedModel:
@@ -298,12 +302,13 @@ def _check_heads(
     return weights
 
 
-def _check_attention(student: PreTrainedModel, teacher: PreTrainedModel) -> None:
-    heads, teacher_heads = student.config.num_attention_heads, teacher.config.num_attention_heads
+def _check_attention(student: PreTrainedModel, teacher: PreTrainedModel, layer_map: list[int]) -> None:
+    heads, every_head = _heads(student.config), _heads(teacher.config)
+    teacher_heads = [every_head[layer] for layer in layer_map]
     if heads != teacher_heads:
         raise ValueError(
-            f"The student has {heads} attention heads, the teacher {teacher_heads}; attention is compared head by "
-            f"head. Build the student with num_attention_heads={teacher_heads}, or leave the term out: "
+            f"The student's layers have {heads} attention heads, the teacher's {teacher_heads}; attention is compared "
+            "head by head. Build the student with as many heads as the teacher has, or leave the term out: "
             "weights=DistillationWeights(attention=0)."
         )
     config = student.config
@@ -334,6 +339,14 @@ def _hidden_tokens(
             "padding. Take rows from MaskedTextStream, or leave the terms out: DistillationWeights(mlm=0, output=0)."
         )
     return labels >= 0
+
+
+def _heads(config: PreTrainedConfig) -> list[int]:
+    """Attention heads, layer by layer."""
+    widths = getattr(config, "layer_widths", None)  # of a compressed encoder
+    if widths is not None:
+        return [width["heads"] for width in widths]
+    return [config.num_attention_heads] * config.num_hidden_layers
 
 
 @contextmanager

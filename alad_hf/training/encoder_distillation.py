@@ -18,12 +18,14 @@ from transformers import (
     Trainer,
     TrainerCallback,
     TrainingArguments,
+    set_seed,
 )
 
 from ..data.collators import DataCollatorForAlignment
 from ..data.masked_text import MaskedTextStream
 from ..data.token_labels import longest_input
 from ..models.alad_construction import load_tokenizer
+from ..models.shard_names import check_shard_names
 from ..models.teacher import load_teacher, tokenizes_alike
 from .distillation_model import DistillationModel, DistillationWeights
 from .loss_logging import LossTermsCallback
@@ -136,6 +138,7 @@ def distill_encoder(
 
     train_rows = stream(texts, args.train_batch_size, passes=None)
     eval_rows = stream(eval_texts, args.eval_batch_size, passes=1) if eval_texts is not None else None
+    set_seed(args.seed)  # the Trainer does so too, but only after the map between widths was drawn
     model = DistillationModel(student, teacher, weights=weights, layer_map=layer_map)
     try:
         if checkpoint is not None:
@@ -153,6 +156,8 @@ def distill_encoder(
         if not print_logs:
             stop_printing_logs(trainer)
         trainer.train(resume_from_checkpoint=checkpoint)
+        if args.load_best_model_at_end and trainer.state.best_model_checkpoint:
+            model.load_projection(trainer.state.best_model_checkpoint)  # the Trainer knows the student's weights only
     finally:
         model.release()
     return trainer
@@ -164,8 +169,12 @@ def load_predicting_teacher(name_or_path: str, **kwargs: Any) -> PreTrainedModel
     Args:
         name_or_path: Folder or Hub id. Checkpoints of sentence-transformers may name such a head without having it.
         **kwargs: For `from_pretrained`.
+
+    Raises:
+        ValueError: An index of its weights names a file outside its folder.
     """
     kwargs.setdefault("trust_remote_code", False)
+    check_shard_names(name_or_path, kwargs.get("subfolder", ""))
     architectures = " ".join(AutoConfig.from_pretrained(name_or_path, **kwargs).architectures or [])
     if "ForMaskedLM" not in architectures and "ForPreTraining" not in architectures:
         return load_teacher(name_or_path, **kwargs)

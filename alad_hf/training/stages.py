@@ -32,6 +32,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from ..alignment.find_teacher import find_teacher
 from ..data.collators import LENGTH_COLUMN, DataCollatorForAlignment
+from ..data.row_order import in_order
 from ..models.teacher import accepted_arguments
 from .loss_logging import LossTermsCallback
 
@@ -115,10 +116,11 @@ def align(
         The Trainer after training; `trainer.state.log_history` has every term of the loss.
 
     Raises:
-        ValueError: No teacher, no tokenizer of it, `eval_texts` that are never read, or `args.output_dir` holds
-            another run's checkpoints and `resume` is False.
+        ValueError: No teacher, one that does not fit, no tokenizer of it, `eval_texts` that are never read, or
+            `args.output_dir` holds another run's checkpoints and `resume` is False.
     """
     found = find_teacher(model, teacher, teacher_tokenizer)
+    model.check_teacher(found.model)
     if eval_texts is not None and args.eval_strategy == "no":
         raise ValueError("eval_texts would never be read: args.eval_strategy is 'no'. Set it to 'epoch' or 'steps'.")
 
@@ -192,8 +194,8 @@ def train(
     LossTermsCallback.add_to(trainer)
     if not print_logs:
         stop_printing_logs(trainer)
-    if "start_positions" in trainer.label_names and "start_positions" not in train_dataset.column_names:
-        # Text without answers: the evaluation loss belongs to the token labels that the collator gives it.
+    # These are for evaluation alone. Of text without answers, the loss belongs to the token labels of the collator.
+    if "start_positions" in trainer.label_names and "start_positions" not in (eval_dataset or train_dataset).features:
         trainer.label_names = ["labels"]
     trainer.train(resume_from_checkpoint=checkpoint)
     return trainer
@@ -260,7 +262,7 @@ def _model_columns(dataset: Dataset, model: PreTrainedModel) -> Dataset:
     accepted = accepted_arguments(model.get_base_model() if hasattr(model, "get_base_model") else model)
     dataset = dataset.select_columns([name for name in dataset.column_names if name in accepted])
     lengths = [len(ids) for ids in dataset.with_format(None).select_columns("input_ids")["input_ids"]]
-    return dataset.add_column(LENGTH_COLUMN, lengths)
+    return in_order(dataset).add_column(LENGTH_COLUMN, lengths)
 
 
 def checkpoint_to_resume(output_dir: str | os.PathLike | None, resume: bool) -> str | None:

@@ -67,6 +67,20 @@ def test_unlabelled_rows_count_their_real_tokens(padding_side: str) -> None:
     assert (batch["labels"] != -100).sum(dim=1).tolist() == list(LENGTHS)
 
 
+@pytest.mark.parametrize("padding_side", ["right", "left"])
+def test_rows_without_a_label_are_text_if_a_teacher_speaks_of_them(padding_side: str) -> None:
+    """Or the Trainer would count nothing of them, and accumulated batches would not add up to one."""
+    some = rows()
+    some[0]["labels"] = [-100] * LENGTHS[0]
+    some[1]["labels"] = [-100, 2, -100, -100, -100]
+    batch = collator(padding_side)(some)
+    assert (batch["labels"][0][batch["attention_mask"][0] == 1] == -1).all()
+    assert (batch["labels"][batch["attention_mask"] == 0] == -100).all()
+    assert (batch["labels"][1] != -100).sum() == 1
+    without = [{name: row[name] for name in ("input_ids", "attention_mask", "labels")} for row in some]
+    assert (collator(padding_side)(without)["labels"][0] == -100).all()
+
+
 def test_precision_of_the_cache_is_kept() -> None:
     half = [{**row, "teacher_states": torch.tensor(row["teacher_states"]).half()} for row in rows()]
     assert collator()(half)["teacher_states"].dtype == torch.float16

@@ -118,6 +118,25 @@ class TestTeacher:
             assert names == ("./runs/student", "./runs/teacher")
             assert [(hub_id(name), public_name(name)) for name in names] == [(None, "student"), (None, "teacher")]
 
+    def test_the_logits_of_another_task_are_no_targets(self) -> None:
+        """A tagger of two labels has a head of a question answerer's shape."""
+        options = {"tokenizer": tiny_tokenizer(), "teacher_tokenizer": tiny_tokenizer()}
+        torch.manual_seed(0)
+        student, tagger = AutoModel.from_config(tiny_config()), tiny_teacher(tags=["O", "B-X"])
+        answerer = AutoModelForQuestionAnswering.from_config(tiny_config(hidden_size=32)).eval()
+        for kind, teacher, labels in (
+            (AlAdForQuestionAnswering, tagger, {}),
+            (AlAdForTokenClassification, answerer, {"id2label": {0: "O", 1: "B-X"}}),
+        ):
+            with pytest.raises(ValueError, match="are no targets for those of an .* distillation_weight=0"):
+                kind.from_student_pretrained(student, teacher=teacher, **labels, **options)
+            model = kind.from_student_pretrained(student, teacher=teacher, distillation_weight=0, **labels, **options)
+            own = model.qa_outputs if kind is AlAdForQuestionAnswering else model.classifier
+            head = teacher.classifier if teacher is tagger else teacher.qa_outputs
+            assert own.weight.shape == head.weight.shape and not torch.equal(own.weight, head.weight)
+            inputs = {name: random_batch()[name] for name in ("input_ids", "attention_mask")}
+            assert model.train()(**inputs).loss_terms.keys() == {"alignment_mse"}
+
     def test_by_name(self, tmp_path: Path) -> None:
         teacher = tiny_teacher()
         for name, saved in (("teacher", teacher), ("student", AutoModel.from_config(tiny_config()))):

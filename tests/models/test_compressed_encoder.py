@@ -255,13 +255,19 @@ class TestWrapping:
         trainer = Trainer(model=model, args=TrainingArguments(str(tmp_path), report_to="none", use_cpu=True))
         assert trainer.model_accepts_loss_kwargs is False
 
-    def test_hidden_states_asked_for_by_the_configuration(self) -> None:
+    def test_what_the_configuration_asks_for(self) -> None:
         stock = stock_model("bert")
         model = wrap_encoder(stock, embedding=exact_embedding(stock))
-        assert model(**inputs()).hidden_states is None
-        model.config.output_hidden_states = True
-        assert len(model(**inputs()).hidden_states) == 3
-        assert len(model.base_model(**inputs()).hidden_states) == 3
+        model.set_attn_implementation("eager")
+        over_it = AlAdForTokenClassification.from_student_pretrained(model, hidden_size=16, id2label={0: "O"})
+        over_it.set_attn_implementation("eager")
+        for one in (model, model.base_model, over_it, over_it.base_model):
+            assert one(**inputs()).hidden_states is None and one(**inputs()).attentions is None
+            one.config.output_hidden_states = one.config.output_attentions = True
+            assert len(one(**inputs()).hidden_states) >= 3 and len(one(**inputs()).attentions) == 2
+            assert one(**inputs(), output_attentions=False).attentions is None
+            one.config.output_hidden_states = one.config.output_attentions = False
+            assert isinstance(one(**inputs(), return_dict=False), tuple)
 
     def test_a_copy_is_independent(self) -> None:
         stock = stock_model("bert")
@@ -305,6 +311,54 @@ class TestWrapping:
 def test_hostile_configurations_are_refused(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         CompressedEncoderConfig(**{"text_config": tiny_config(), **changes})
+
+
+def test_what_the_stock_configuration_has_is_written_there(tmp_path: Path) -> None:
+    """As the library's users change it: by arguments of `from_pretrained`."""
+    stock = stock_model("bert")
+    wrap_encoder(stock, embedding=exact_embedding(stock)).save_pretrained(tmp_path)
+    model = AutoModelForTokenClassification.from_pretrained(
+        tmp_path, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.25
+    )
+    assert model.config.text_config.hidden_dropout_prob == model.config.hidden_dropout_prob == 0.0
+    assert {part.p for part in model.base_model.encoder.modules() if isinstance(part, nn.Dropout)} == {0.0, 0.25}
+    config = CompressedEncoderConfig(text_config=tiny_config(), hidden_act="relu", id2label={0: "A"})
+    assert config.text_config.hidden_act == "relu" and "hidden_act" not in config.to_dict()
+    assert config.text_config.id2label != config.id2label == {0: "A"}
+
+
+def test_a_reader_has_two_labels_whatever_the_stock_configuration_says() -> None:
+    config = CompressedEncoderConfig(text_config=tiny_config(num_labels=9))
+    model = CompressedEncoderForQuestionAnswering(config)
+    assert model.num_labels == model.qa_outputs.out_features == 2
+
+
+def test_a_new_model_with_kept_rows_reads_and_is_saved(tmp_path: Path) -> None:
+    rows = len(VOCABULARY)
+    kept = {"method": "kept_rows", "num_embeddings": rows, "embedding_dim": 16, "kept_rows": 5, "kept_bits": 4}
+    shared = {**BINARY, "num_embeddings": rows - 5}
+    config = CompressedEncoderConfig(text_config=tiny_config(), embedding={**kept, "shared": shared})
+    model = AutoModel.from_config(config)
+    assert model.get_input_embeddings().kept_ids.tolist() == [0, 1, 2, 3, 4]
+    assert model(input_ids=torch.tensor([[2, 10, 3]])).last_hidden_state.isfinite().all()
+    model.save_pretrained(tmp_path)
+    AutoModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("specification", [LOW_RANK, BINARY, QUANTIZED | {"rank": 2}, "kept"], ids=str)
+def test_weights_may_stay_on_disk(specification: dict | str, tmp_path: Path) -> None:
+    rows = len(VOCABULARY)
+    if specification == "kept":
+        sizes = {"num_embeddings": rows, "embedding_dim": 16, "kept_rows": 5, "kept_bits": 4}
+        specification = {"method": "kept_rows", **sizes, "shared": {**BINARY, "num_embeddings": rows - 5}}
+    torch.manual_seed(0)
+    model = AutoModel.from_config(CompressedEncoderConfig(text_config=tiny_config(), embedding=specification)).eval()
+    model.save_pretrained(tmp_path / "model")
+    folders = {"device_map": {"": "disk"}, "offload_folder": tmp_path / "offload"}
+    offloaded = AutoModel.from_pretrained(tmp_path / "model", **folders)
+    assert all(parameter.is_meta for parameter in offloaded.parameters())
+    batch = inputs()
+    torch.testing.assert_close(offloaded(**batch).last_hidden_state, model(**batch).last_hidden_state)
 
 
 def test_the_configuration_reads_the_stock_one() -> None:

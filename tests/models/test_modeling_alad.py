@@ -310,6 +310,19 @@ class TestAlignmentLoss:
         assert outputs.loss.item() == pytest.approx((task + 0.5 * mse + distillation) / 3, rel=1e-4)
 
 
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_an_example_of_padding_alone_harms_no_distillation(temperature: float) -> None:
+    model = AlAdForQuestionAnswering(tiny_alad_config(distillation_temperature=temperature)).eval()
+    mask = torch.tensor([[1, 1, 1], [0, 0, 0]])
+    logits = torch.randn(2, 3, 2)
+    terms = [
+        model(input_ids=torch.ones_like(mask[:rows]), attention_mask=mask[:rows], teacher_logits=logits[:rows])
+        for rows in (1, 2)
+    ]
+    alone, beside = (output.loss_terms["distillation"] for output in terms)
+    assert beside.item() == pytest.approx(alone.item() / 2, rel=1e-5)
+
+
 def trained_but_embeddings(model: PreTrainedModel) -> bool:
     fixed = model.get_input_embeddings().weight
     return all(parameter.requires_grad == (parameter is not fixed) for parameter in model.parameters())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import STUDENT_CONFIGS, TAGS, VOCABULARY, tiny_config, tiny_teacher, tiny_tokenizer
+from tiny import STUDENT_CONFIGS, TAGS, VOCABULARY, random_batch, tiny_config, tiny_teacher, tiny_tokenizer
 from torch import nn
 from transformers import (
     AutoModel,
@@ -300,6 +300,14 @@ class TestAlignment:
         assert signal.states.shape == (len(rows), 2, 16)
         assert not signal.states[0].any() and not signal.logits[0].any() and not signal.mask[0].any()
         assert all(row.isfinite().all() and row[0].any() for row in signal.states[1:])
+
+    def test_autocast_does_not_round_it(self) -> None:
+        teacher, batch = tiny_teacher(), random_batch()
+        alignment = torch.rand(3, 4, 9).softmax(dim=-1)
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask")}
+        with torch.autocast("cpu", torch.bfloat16):
+            signal = teacher_signal(teacher, alignment=alignment, **inputs)
+        assert signal.states.dtype == signal.logits.dtype == torch.float32
 
     def test_layers_and_half_precision(self) -> None:
         teacher = tiny_teacher().to(torch.bfloat16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from tiny_distillation import distill, tiny_arguments, tiny_mlm, tiny_texts
 from tiny_training import step_logs, weights_of
 from transformers import AutoModelForMaskedLM, Trainer, TrainerCallback
 
+from alad_hf.compression.wrapping import wrap_encoder
 from alad_hf.data.collators import DataCollatorForAlignment
 from alad_hf.data.masked_text import MaskedTextStream
+from alad_hf.models.layer_widths import encoder_layers, set_layer_width
 from alad_hf.training.distillation_model import (
     PROJECTION_FILE,
     DistillationModel,
@@ -231,7 +234,7 @@ class TestErrors:
             ),
             ({}, {}, {"layer_map": [0]}, r"must name 2 teacher layers.*from 0 to 1, got \[0\]"),
             ({}, {}, {"layer_map": [0, 2]}, r"from 0 to 1, got \[0, 2\]"),
-            ({"num_attention_heads": 4}, {}, {}, "4 attention heads, the teacher 2.*num_attention_heads=2"),
+            ({"num_attention_heads": 4}, {}, {}, r"layers have \[4, 4\] attention heads, the teacher's \[2, 2\]"),
             ({"vocab_size": 90}, {}, {}, r"predicts 90 tokens, the teacher \d+"),
             ({"attention_probs_dropout_prob": 0.1}, {}, {}, r"after dropout.*attention_probs_dropout_prob=0\)"),
         ],
@@ -239,6 +242,26 @@ class TestErrors:
     def test_models_that_do_not_fit(self, student: dict, teacher: dict, settings: dict, message: str) -> None:
         with pytest.raises(ValueError, match=message):
             DistillationModel(tiny_mlm(**student), tiny_mlm(seed=1, **teacher), **settings)
+
+    def test_layers_of_their_own_width(self) -> None:
+        """One head would be compared with each of two, by broadcasting."""
+        weights = DistillationWeights(mlm=0, output=0)
+        for heads in ([1, 1], [2, 1]):
+            student = tiny_mlm().base_model
+            for layer, count in zip(encoder_layers(student), heads, strict=True):
+                set_layer_width(layer, heads=count, intermediate=24)
+            with pytest.raises(ValueError, match=rf"layers have \[{heads[0]}, 1\] attention heads, the teacher's \[2"):
+                DistillationModel(wrap_encoder(student), tiny_mlm(seed=1), weights=weights)
+        same = wrap_encoder(tiny_mlm().base_model)
+        assert DistillationModel(same, tiny_mlm(seed=1), weights=weights)(**masked_batch()).loss > 0
+
+    def test_a_shard_outside_the_folder(self, tmp_path: Path) -> None:
+        tiny_mlm().save_pretrained(tmp_path / "teacher")
+        (tmp_path / "teacher" / "model.safetensors").rename(tmp_path / "outside.safetensors")
+        index = {"metadata": {}, "weight_map": {"bert.embeddings.word_embeddings.weight": "../outside.safetensors"}}
+        (tmp_path / "teacher" / "model.safetensors.index.json").write_text(json.dumps(index))
+        with pytest.raises(ValueError, match="outside"):
+            load_predicting_teacher(str(tmp_path / "teacher"))
 
     def test_a_student_without_a_head(self) -> None:
         with pytest.raises(ValueError, match=r"BertModel predicts no tokens.*mlm=0, output=0"):
@@ -357,6 +380,24 @@ class TestTrainer:
         assert not info["missing_keys"] and not info["unexpected_keys"]
         assert load_file(checkpoint / "model.safetensors").keys() <= students[0].state_dict().keys()
         assert type(reloaded).__name__ == "BertForMaskedLM" and (checkpoint / "tokenizer.json").exists()
+
+    def test_the_map_between_widths_follows_the_seed(self, tmp_path: Path) -> None:
+        losses = []
+        for number in range(2):
+            torch.manual_seed(number)  # of the caller, which is not what decides
+            teacher = tiny_mlm(layers=4, seed=1, hidden_size=32)
+            torch.manual_seed(number)
+            losses.append(step_logs(distill(tiny_mlm(), tmp_path / str(number), teacher, seed=5))[0]["loss"])
+        assert losses[0] == losses[1]
+
+    def test_the_best_student_comes_with_its_map(self, tmp_path: Path) -> None:
+        """Steps that lead astray after the first one: what is loaded at the end is from one step, all of it."""
+        settings = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+        settings |= {"load_best_model_at_end": True, "max_steps": 3, "learning_rate": 60.0}
+        teacher = tiny_mlm(layers=4, seed=1, hidden_size=32)
+        trainer = distill(tiny_mlm(), tmp_path, teacher, eval_texts=tiny_texts(8, seed=9), **settings)
+        assert trainer.state.best_global_step < 3
+        assert trainer.evaluate()["eval_loss"] == pytest.approx(trainer.state.best_metric, rel=1e-6)
 
     def test_an_earlier_run_is_not_overwritten(self, tmp_path: Path) -> None:
         distill(tiny_mlm(), tmp_path, save_strategy="steps", save_steps=2)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import VOCABULARY, tiny_config, tiny_teacher, tiny_tokenizer
+from tiny import TAGS, VOCABULARY, tiny_config, tiny_teacher, tiny_tokenizer
 from tiny_training import make_rows, step_logs, weights_of
 from transformers import AutoModel, AutoModelForQuestionAnswering, PreTrainedModel, Trainer, TrainingArguments
 
@@ -170,6 +170,42 @@ class TestAlign:
         args = published_arguments("general_alignment", tmp_path, **arguments)
         trainer = train(model, rows, tokenizer=tiny_tokenizer(), args=args, eval_dataset=rows)
         assert [line["eval_loss"] > 0 for line in trainer.state.log_history if "eval_loss" in line] == [True]
+
+    @pytest.mark.parametrize("trained_on_text", [True, False])
+    def test_text_and_answers_may_stand_beside_each_other(self, trained_on_text: bool, tmp_path: Path) -> None:
+        """As where states alone are learned, and answers are what decides."""
+        torch.manual_seed(0)
+        model = AlAdForQuestionAnswering.from_student_pretrained(
+            AutoModel.from_config(tiny_config()),
+            teacher=AutoModelForQuestionAnswering.from_config(tiny_config(hidden_size=32)),
+            tokenizer=tiny_tokenizer(),
+            teacher_tokenizer=tiny_tokenizer(),
+        )
+        text = encode_text(TEXTS[:2], tiny_tokenizer(), max_length=64)
+        answers = text.add_column("start_positions", [1, 2]).add_column("end_positions", [2, 2])
+        rows = (text, answers) if trained_on_text else (answers, text)
+        seen: list[int] = []
+        arguments = {"max_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "disable_tqdm": True}
+        trainer = train(
+            model,
+            rows[0],
+            tokenizer=tiny_tokenizer(),
+            args=published_arguments("general_alignment", tmp_path, **arguments),
+            eval_dataset=rows[1],
+            compute_metrics=lambda prediction: {"rows": seen.append(len(prediction.label_ids)) or 1.0},
+        )
+        (line,) = [line for line in trainer.state.log_history if "eval_loss" in line]
+        assert line["eval_loss"] > 0 and line["eval_rows"] == 1.0 and len(seen) == 1
+
+    def test_a_teacher_of_other_labels_is_refused(self, tmp_path: Path) -> None:
+        """Also where it is not attached: its logits would be learned by position."""
+        tiny_teacher(tags=TAGS[::-1]).save_pretrained(tmp_path / "teacher")
+        tiny_tokenizer().save_pretrained(tmp_path / "teacher")
+        with pytest.raises(ValueError, match="Distillation needs the same ones in the same order"):
+            run_alignment(make_model(attached=False), tmp_path, teacher=str(tmp_path / "teacher"))
+        model = make_model(attached=False)
+        model.config.distillation_weight = 0.0
+        assert run_alignment(model, tmp_path, teacher=str(tmp_path / "teacher")).state.global_step == 4
 
     def test_what_is_refused(self, tmp_path: Path) -> None:
         def attempt(**arguments: object) -> None:
