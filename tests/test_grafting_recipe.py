@@ -125,6 +125,23 @@ def test_an_interrupted_run_goes_on_and_ends_alike(schedule: str, tmp_path: Path
         torch.testing.assert_close(resumed.state_dict()[name], value, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_an_adapter_starts_alike_after_an_interruption(schedule: str, tmp_path: Path) -> None:
+    """Though the stages before it are read, and nothing is drawn for them."""
+    whole = run(tmp_path / "whole", schedule=schedule, adapter=True, extra_neurons=2)
+    with pytest.raises(KeyboardInterrupt):  # in the last stage, before a checkpoint of it
+        run(tmp_path / "parts", Seen(stop_after=7), schedule=schedule, adapter=True, extra_neurons=2)
+    resumed = run(tmp_path / "parts", schedule=schedule, adapter=True, extra_neurons=2, resume=True)
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], value, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_layers_are_widened_once(schedule: str, tmp_path: Path) -> None:
+    model = run(tmp_path, schedule=schedule, num_hidden_layers=1, distil=False, extra_heads=1, extra_neurons=3)
+    assert model.config.layer_widths == [{"heads": 3, "intermediate": 27}]
+
+
 @pytest.mark.parametrize("groups", [[[0, 1, 2, 3]], [[0], [1, 2], [3, 4, 5]], [[0, 1], [2], [3, 4]], [[0], [1]]])
 def test_pairs_are_merged_one_by_one_until_the_groups_are_reached(groups: list[list[int]]) -> None:
     merged = [[index] for group in groups for index in group]

@@ -289,6 +289,7 @@ def test_paragraphs_are_held_out_where_there_is_no_validation_split(
         ({"train": []}, {"teacher": "tagger"}, TypeError, "BertForTokenClassification, which has no question-ans"),
         ({"train": []}, {"teacher": "answers", "pairs": ["a b"]}, ValueError, "tuples or a dataset .* got 'a b'"),
         ({"train": []}, {"teacher": "answers", "pairs": []}, ValueError, "pairs is empty"),
+        ({"train": []}, {"teacher": "answers", "max_length": 65}, ValueError, "than the 64 tokens that the teacher"),
         ({"train": []}, {"teacher": "answers", "window_sise": 3}, TypeError, "window_sise.* not fields of AlAdConfig"),
     ],
 )

@@ -312,6 +312,12 @@ def test_exchange_mentions_keeps_contexts_and_types() -> None:
     assert len(set(texts)) > 8
 
 
+def test_exchange_mentions_takes_a_tag_below_0_for_none() -> None:
+    features = Features({"tokens": List(Value("string")), "tags": List(ClassLabel(names=["O", "B-PER", "I-PER"]))})
+    data = Dataset.from_dict({"tokens": [["a", "b", "c"]] * 2, "tags": [[1, -1, -100]] * 2}, features=features)
+    assert {tuple(map(str.lower, row)) for row in exchange_mentions(data, copies=3)["tokens"]} == {("a", "b", "c")}
+
+
 def test_several_processes_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="WORLD_SIZE=2: a recipe .* in one process.*docs/train_on_several_gpus"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -129,9 +129,10 @@ def compress(
         if kind == "encoder":
             raise ValueError("--data is for a tagger or a question answerer; for a model without a head pass --text.")
         options |= {"texts": load_split(kind, options.pop("data"), "train"), "tokenizer": tokenizer}
+    own = {"bytes" if name == "num_bytes" else name for name, value in given.items() if value is not None}
     if options.pop("picture", None) is not None:  # drawn below, if there is what draws it
         figure_class()
-    smaller = _MAKERS.get(method, _embeddings(method))(original, options | _parsed(option or [], given))
+    smaller = _MAKERS.get(method, _embeddings(method))(original, options | _parsed(option or [], own))
     state_length(tokenizer, smaller.config)
     smaller.save_pretrained(output)
     tokenizer.save_pretrained(output)
@@ -156,15 +157,15 @@ def _options_of(method: str) -> tuple[str, ...]:
     return (*_OPTIONS_OF_EMBEDDINGS, *(name for name, methods in further.items() if method in methods))
 
 
-def _parsed(listed: list[str], own: Mapping[str, Any]) -> dict[str, Any]:
+def _parsed(listed: list[str], own: Collection[str] = ()) -> dict[str, Any]:
     """Arguments from `name=value`, the value as YAML reads it.
 
     Args:
         listed: What `--option` was given.
-        own: The arguments that have options of their own, with their values.
+        own: Arguments that were given by options of their own.
 
     Raises:
-        ValueError: One of them has no name, has an option of its own or is given twice, or a value is not YAML.
+        ValueError: One of them has no name or is given twice, or a value is not YAML.
     """
     arguments: dict[str, Any] = {}
     for one in listed:
@@ -172,10 +173,8 @@ def _parsed(listed: list[str], own: Mapping[str, Any]) -> dict[str, Any]:
         name = name.strip()
         if not sign or not name.isidentifier():
             raise ValueError(f"--option takes name=value, such as rank=64, got {one!r}.")
-        if name == "bytes" or name in own:
-            raise ValueError(f"--option {one!r}: {name} has an option of its own, {_flags([name])}.")
-        if name in arguments:
-            raise ValueError(f"--option {name}=... is given twice: leave one of them out.")
+        if name in own or name in arguments:
+            raise ValueError(f"--option {one!r}: {name} is given twice, so leave one of them out.")
         try:
             arguments[name] = yaml.load(value, _Loader)
         except yaml.YAMLError as error:

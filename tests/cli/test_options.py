@@ -141,6 +141,9 @@ def test_options_of_the_python_call() -> None:
         "range": "1-2",
         "x": -5000.0,
     }
+    for given in ((["rank=1", "rank=2"],), (["rank=1"], {"rank"})):
+        with pytest.raises(ValueError, match="rank is given twice"):
+            _parsed(*given)
     with pytest.raises(ValueError, match=r"--option 'stages=\[1': the value is not YAML"):
         _parsed(["stages=[1"])
 

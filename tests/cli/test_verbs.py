@@ -337,12 +337,14 @@ def test_quickstart_makes_the_call(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     def quickstart(output: Path, **arguments: object) -> QuickstartResult:
         calls.append((output, arguments))
         arguments["report"]("Training: teacher")
-        return QuickstartResult([Row("teacher", 0.5, 2_000_000, 10_000, 8.0, 100.0, 0.25)], output / "alad", 1.0)
+        rows = [Row("teacher", 0.5, 2_000_000, 10_000, 8.0, 100.0, 0.25)]
+        return QuickstartResult(rows, output / "alad", 1.0, metric="accuracy", split="validation")
 
     monkeypatch.setattr("alad_hf.quickstart.quickstart", quickstart)
     monkeypatch.setattr("alad_hf.quickstart.tag_in_fresh_process", lambda folder, sentence: "PER 0.9 Ada\n")
     done = run("quickstart", "--output", tmp_path, "--layers", 1, "--seed", 4)
     assert "50.0" in done.stdout and "25 %" in done.stdout and "PER 0.9 Ada" in done.stdout
+    assert "accuracy" in done.stdout and "validation score" in done.stdout and "F1" not in done.stdout
     assert "Training: teacher" in done.stderr
     (output, arguments) = calls[0]
     assert output == tmp_path and (arguments["layers"], arguments["seed"], arguments["texts"]) == (1, 4, None)
@@ -423,10 +425,24 @@ def test_questions_from_training_to_answers(folder: Path, tmp_path: Path, run) -
         ),
         (["compress", "{student}", "--method", "prune", *TASK], "for a model without a head pass --text"),
         (
-            ["compress", "{teacher}", "--method", "prune", "--data", "builtin", "--output", "{out}"],
+            ["compress", "{teacher}", "--method", "prune", "--heads", "1", "--data", "builtin", "--output", "{out}"],
             "The model does not know the tags ['B-EVENT', 'B-ORG'",
         ),
         (["compress", "{student}", "--method", "svd", "--option", "rank", "--output", "{out}"], "takes name=value"),
+        (
+            ["compress", "{student}", "--method", "pq", "--bytes", "999", "--option", "bytes=9", "--output", "{out}"],
+            "bytes is given twice",
+        ),
+        (["compress", "{student}", "--method", "int8", "--seed", "1", "--output", "{out}"], "nothing that --seed"),
+        (["compress", "{tagger}", "--method", "int8", "--output", "{out}"], "student first, then align the result"),
+        (
+            ["compress", "{teacher}", "--method", "prune", "--data", "{corpus}", "--output", "{out}"],
+            "heads=... or neurons=... (--heads, --neurons)",
+        ),
+        (
+            ["train", "{student}", "--teacher", "{teacher}", "--frozen", "--no-freeze-embeddings", *TASK],
+            "leave out freeze_embeddings=False (--no-freeze-embeddings)",
+        ),
         (["compress", "{student}", "--method", "svd", "--option", "rnk=2", "--output", "{out}"], "rnk"),
         (["compress", "{student}", "--method", "graft", "--num-layers", "1", "--output", "{out}"], "pass --text"),
         (

@@ -221,6 +221,8 @@ class TestKeptRows:
         assert kept(ratio=10) == 2000 // 64
         assert kept(ratio=7) == kept(bits=16) == kept(ratio=10, kept_rows=0) == kept("pq", ratio=10) == 0
         assert kept(ratio=10, row_weights=None) == 2000 // 64
+        # The counts of a short text: the other rows need some weight, too.
+        assert kept(ratio=20, row_weights=(torch.arange(2000) < 20).float()) == 19
         # A quarter of the bytes at most: a row takes half a byte a column, its scale and its id.
         _, record = compress_table(power_law_table(640, 64), "lighttoken", bytes=1500, progress=False)
         assert record["kept_rows"] == 1500 // 4 // (32 + 2 + 4) < 640 // 64
@@ -269,7 +271,8 @@ class TestKeptRows:
             {"ratio": 64, "kept_rows": 300, "row_weights": torch.ones(400)},
             "kept_rows=300 take more than the 400",
         ),
-        ("pq", {"ratio": 16, "kept_rows": 60}, r"Beside 60 kept rows \(kept_rows=0 keeps none\): .* are too few"),
+        ("pq", {"ratio": 16, "kept_rows": 60}, r"Beside 60 kept rows, .* \(kept_rows=0 .* are too few"),
+        ("pq", {"ratio": 2, "centroids": 8}, "centroids must be from 16 to 256 for 400 rows, got 8"),
         ("pq", {"ratio": 4, "kept_rows": 1, "row_weights": torch.eye(400)[0]}, "not all zero"),
         ("int4", {"kept_rows": 3}, r"\['kept_rows'\] are no options of method='int4'"),
     ],
@@ -309,4 +312,11 @@ def test_takes_half_precision_models_and_keeps_their_dtype(tmp_path):
     model = BertModel(tiny_config("bert"), add_pooling_layer=False).to(torch.bfloat16)
     compress_embeddings(model, "pq", subvectors=4, progress=False).save_pretrained(tmp_path)
 
+    for factor_dtype, bytes_of_a_factor in (("float16", 2), ("float32", 2)):  # the model's own dtype has two
+        small = compress_embeddings(model, "svd", rank=4, factor_dtype=factor_dtype)
+        record, stored = small.config.compression["embedding"], small.get_input_embeddings()
+        assert record["bytes"] == stored.stored_bytes == 4 * bytes_of_a_factor * (99 + 16)
+        table, decoded = model.get_input_embeddings().weight.float(), stored.dense().float()
+        wanted = torch.nn.functional.cosine_similarity(table, decoded)[1:].mean().item()  # padding is a row of zeros
+        assert record["mean_cosine"] == pytest.approx(wanted, abs=2e-5)
     assert AutoModel.from_pretrained(tmp_path, dtype=torch.bfloat16).dtype == torch.bfloat16

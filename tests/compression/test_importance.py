@@ -12,7 +12,7 @@ from transformers import AutoModelForQuestionAnswering, PreTrainedModel
 
 from alad_hf.compression.calibration import CalibrationText
 from alad_hf.compression.encoder_layouts import LayerParts, encoder_layers
-from alad_hf.compression.importance import layer_importance
+from alad_hf.compression.importance import _drawn, layer_importance
 from alad_hf.data import encode_questions
 
 
@@ -106,6 +106,22 @@ def answerer() -> PreTrainedModel:
     config = model_of().config
     config.num_labels = 2
     return AutoModelForQuestionAnswering.from_config(config).eval()
+
+
+@pytest.mark.parametrize("kind", ["tagger", "answerer"])
+def test_batches_do_not_matter_without_labels(kind: str) -> None:
+    """Though padding differs: what is drawn is drawn row by row."""
+    model = answerer() if kind == "answerer" else model_of(tagger=True)
+    one, two = (layer_importance(model, text_for(model, batch_size=size)) for size in (3, 16))
+    for a, b in zip(one.heads + one.neurons, two.heads + two.neurons, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
+
+
+def test_labels_are_drawn_by_their_probabilities() -> None:
+    scores = torch.tensor([[0.1, 0.2, 0.7, 0.0]]).log()
+    draws = torch.arange(1000, dtype=torch.float64) / 1000
+    drawn = _drawn(scores.expand(1000, -1), draws)
+    assert torch.bincount(drawn, minlength=4).tolist() == pytest.approx([100, 200, 700, 0], abs=1)
 
 
 def test_answers_have_a_loss_too() -> None:

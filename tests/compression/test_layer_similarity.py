@@ -6,6 +6,9 @@ import pytest
 import torch
 from graft_models import DEPTH, model_of, states, text_for
 
+from alad_hf.compression.calibration import run_layers
+from alad_hf.compression.encoder_layouts import encoder_layers
+from alad_hf.compression.importance import layer_importance
 from alad_hf.compression.layer_similarity import (
     LinearCKA,
     equal_groups,
@@ -97,6 +100,18 @@ def test_a_layer_that_changes_nothing_is_merged_first() -> None:
     assert max(range(DEPTH), key=cosines.__getitem__) == 2
     assert similar_groups(model, 1, text) == [[0, 1, 2, 3]]
     assert similar_groups(model, DEPTH, text) == [[0], [1], [2], [3]]
+
+
+def test_a_model_in_training_stays_so() -> None:
+    model = model_of(tagger=True).train()
+    model.classifier.eval()  # a part that is not
+    before = {name: module.training for name, module in model.named_modules()}
+    text = text_for(model, 6)
+    layer_cosines(model, text)
+    similar_groups(model, 2, text)
+    run_layers(model, [part.layer for part in encoder_layers(model)], text.batches[0])
+    layer_importance(model, text)
+    assert {name: module.training for name, module in model.named_modules()} == before
 
 
 def test_cosines_are_means_over_real_tokens() -> None:

@@ -12,7 +12,13 @@ from safetensors.torch import load_file
 from tiny import TAGS, random_batch, tiny_config, tiny_teacher, tiny_tokenizer
 from tiny_distillation import distill, tiny_mlm, tiny_texts
 from tiny_training import make_rows, make_trainer, weights_of
-from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForTokenClassification, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoModelForMaskedLM,
+    AutoModelForTokenClassification,
+    Data2VecTextConfig,
+    PreTrainedModel,
+)
 
 from alad_hf import AlAdForTokenClassification, MiniAlbertForMaskedLM, MiniAlbertModel
 from alad_hf.compression.factorised_embeddings import (
@@ -275,6 +281,36 @@ class TestUse:
         batch = random_batch()
         with torch.no_grad():
             assert torch.allclose(reloaded(**batch).logits, model.eval()(**batch).logits, atol=1e-6)
+
+
+def test_the_seed_decides() -> None:
+    source, made = tiny_mlm(), []
+    for number, seed in enumerate((3, 3, 4)):
+        torch.manual_seed(number)
+        expected = torch.rand(1)  # of the caller's own numbers, which are not touched
+        torch.manual_seed(number)
+        made.append(weights_of(make_recursive_student(source, embedding_size=8, seed=seed)))
+        assert torch.rand(1) == expected
+    assert all(torch.equal(value, made[1][name]) for name, value in made[0].items())
+    assert any(not torch.equal(value, made[2][name]) for name, value in made[0].items())
+
+
+def test_the_head_of_a_task_is_left_behind_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    make_recursive_student(tiny_mlm(), embedding_size=8)
+    assert "left behind" not in caplog.text
+    make_recursive_student(tiny_teacher(hidden_size=16), embedding_size=8)
+    assert "The head of this BertForTokenClassification is left behind" in caplog.text
+
+
+def test_positions_of_all_relatives_of_roberta_begin_behind_the_padding() -> None:
+    config = Data2VecTextConfig(**tiny_config("roberta").to_dict())
+    torch.manual_seed(0)
+    source = AutoModelForMaskedLM.from_config(config).eval()
+    student = make_recursive_student(source, embedding_size=16)
+    assert student.config.max_position_embeddings == 65
+    batch = random_batch(padded=False)
+    batch["input_ids"] = batch["input_ids"].clamp(min=2)
+    assert torch.allclose(first_states(student, batch), first_states(source, batch), atol=1e-4)
 
 
 def test_a_misspelt_field_is_an_error() -> None:

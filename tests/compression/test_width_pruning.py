@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from graft_models import DEPTH, HEADS, LAYOUTS, NEURONS, model_of, rows, states, text_for
-from tiny import tiny_tokenizer
+from tiny import tiny_teacher, tiny_tokenizer
 from transformers import AutoModelForTokenClassification, PreTrainedModel
 
-from alad_hf.compression import graft_layers, prune_width
+from alad_hf import AlAdForTokenClassification
+from alad_hf.compression import compress_embeddings, graft_layers, prune_width, truncate_layers
 from alad_hf.compression.encoder_layouts import encoder_layers
 from alad_hf.compression.importance import layer_importance
 
@@ -46,9 +47,46 @@ def test_a_pruned_layer_computes_what_the_masked_one_does_and_a_refit_more(name:
 
 def test_nothing_taken_out_is_the_model() -> None:
     model = model_of()
-    same = prune(model)
+    same = prune(model, heads=HEADS, neurons=NEURONS)
     assert type(same) is type(model)
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in same.state_dict().items())
+
+
+def test_one_number_is_needed() -> None:
+    with pytest.raises(ValueError, match="Say what is to be kept of each layer"):
+        prune(model_of())
+
+
+def test_an_aligned_model_is_not_compressed_under_its_adapter() -> None:
+    options = {"tokenizer": tiny_tokenizer(), "teacher_tokenizer": tiny_tokenizer()}
+    aligned = AlAdForTokenClassification.from_student_pretrained(model_of(), teacher=tiny_teacher(), **options)
+    for model in (aligned, aligned.base_model):
+        for attempt in (
+            lambda model: prune(model, heads=2),
+            lambda model: graft_layers(model, 2, texts=rows(), tokenizer=tiny_tokenizer()),
+            lambda model: truncate_layers(model, [0]),
+            lambda model: compress_embeddings(model, "int8"),
+        ):
+            with pytest.raises(ValueError, match=r"Compress the student first.*model.base_model.encoder"):
+                attempt(model)
+    assert truncate_layers(aligned.base_model.encoder, [0]).config.num_hidden_layers == 1
+
+
+def test_the_record_goes_back_to_the_model_that_was_not_compressed_at_all() -> None:
+    texts = {"texts": rows(), "tokenizer": tiny_tokenizer()}
+    grafted = graft_layers(model_of(), groups=[[0], [1, 2, 3]], **texts)
+    made = grafted.config.compression
+    narrow = prune(grafted, neurons=8).config.compression
+    assert narrow["layer_map"] == [[0], [1, 2, 3]] and narrow["heads"] == made["heads"]
+    assert "neurons" not in narrow  # which of the merged ones they were is not known
+    narrow = prune(grafted, heads=2).config.compression
+    assert narrow["neurons"] == made["neurons"] and sum(narrow["neurons"][1]) == NEURONS
+    kept = truncate_layers(grafted, [1])
+    assert (kept.config.compression["heads"], kept.config.compression["neurons"]) == (
+        [made["heads"][1]],
+        [made["neurons"][1]],
+    )
+    assert prune(kept, heads=HEADS, neurons=8).config.compression["heads"] == [made["heads"][1]]
 
 
 def test_without_a_number_a_layer_keeps_what_it_has() -> None:
