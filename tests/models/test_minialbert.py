@@ -204,6 +204,19 @@ class TestParameterCounts:
         assert filled(embedding_size=6).embeddings.projection.bias.shape == (16,)
 
 
+def test_weights_may_stay_on_disk(tmp_path: Path) -> None:
+    """The adapters are handed to the shared layer as arguments, which accelerate would move."""
+    model = filled()
+    model.save_pretrained(tmp_path / "model")
+    folders = {"device_map": {"": "disk"}, "offload_folder": tmp_path / "offload"}
+    offloaded = MiniAlbertModel.from_pretrained(tmp_path / "model", **folders)
+    assert all(parameter.is_meta for parameter in offloaded.parameters())
+    batch = {name: random_batch()[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        expected, found = model(**batch), offloaded(**batch)
+    torch.testing.assert_close(found.last_hidden_state, expected.last_hidden_state)
+
+
 class TestRecursion:
     def test_without_adapters_it_is_the_same_layer_again_and_again(self) -> None:
         model = filled(use_adapter=False)
