@@ -117,9 +117,9 @@ def embedding_cosines() -> str:
     return "\n".join([*lines, "", f"MiniLM-L6; F1 on test of WNUT-17, {dense:.1f} with the tagger's own table."])
 
 
-def embedding_tuned() -> str:
+def embedding_tuned(results_file: str = "embedding_compression") -> str:
     """Scores of a tagger whose token table is replaced: as it is, fine-tuned, and under AlAd."""
-    results = json.loads((RESULTS / "embedding_compression.json").read_text())
+    results = json.loads((RESULTS / f"{results_file}.json").read_text())
     tuned, untuned = results.get("tuned", {}), results["untuned"]
     return "\n\n".join(embedding_tuned_of_task(task, untuned[task], tuned[task]) for task in untuned if task in tuned)
 
@@ -132,7 +132,8 @@ def embedding_tuned_of_task(task: str, untuned: dict, arms: dict) -> str:
         f"| {TASK_NAMES[task]} on test | ratio | stored MB | replaced | {' | '.join(names.values())} |",
         f"|---|---:|---:|---:|{'---:|' * len(names)}",
     ]
-    points = sorted(arms["tuned"], key=lambda key: [*["dense", *METHOD_NAMES]].index(key.split("@")[0]))
+    tuned = dict.fromkeys(point for arm in names for point in arms[arm])
+    points = sorted(tuned, key=lambda key: [*["dense", *METHOD_NAMES]].index(key.split("@")[0]))
     for point in points:
         method, replaced = point.split("@")[0], untuned[point]
         size = (f"{replaced['ratio']:.1f}", f"{replaced['bytes'] / 1e6:.2f}") if method != "dense" else ("1", "46.88")

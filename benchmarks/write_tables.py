@@ -417,6 +417,7 @@ TABLES = {
     "embedding_cosines": embedding_cosines,
     "embedding_reconstruction": embedding_reconstruction,
     "embedding_tuned": embedding_tuned,
+    "embedding_longer": partial(embedding_tuned, "embedding_longer"),
     "embedding_lookup": embedding_lookup,
     "grafting": grafting,
     "grafting_recovered": grafting_recovered,

@@ -259,7 +259,7 @@ def test_an_output_of_something_else_is_left_alone(tmp_path: Path) -> None:
         (b'{"txt": "a"}\n', {"input_format": "jsonl"}, r"Line 1 has the keys \['txt'\], expected"),
         (b'{"tokens": ["a", 1]}\n', {"input_format": "jsonl"}, r"Line 1 has the keys \['tokens'\], expected"),
         (b'{"text": "a", "tokens": ["a"]}\n', {"input_format": "jsonl"}, r"Line 1 has the keys"),
-        (b'{"text": "\\ud83d"}\n', {"input_format": "jsonl"}, "Line 1: .* is half of a surrogate pair"),
+        (b'{"text": "\\ud83d"}\n', {"input_format": "jsonl"}, "Line 1: found half of a surrogate pair"),
         (
             b'\n{"tokens": ["a\\tb"]}\n',
             {"input_format": "jsonl", "output_format": "conll"},

@@ -303,7 +303,7 @@ def test_the_head_of_a_task_is_left_behind_with_a_warning(caplog: pytest.LogCapt
 
 
 def test_positions_of_all_relatives_of_roberta_begin_behind_the_padding() -> None:
-    config = Data2VecTextConfig(**tiny_config("roberta").to_dict())
+    config = Data2VecTextConfig(**tiny_config("roberta").to_dict() | {"model_type": "data2vec-text"})
     torch.manual_seed(0)
     source = AutoModelForMaskedLM.from_config(config).eval()
     student = make_recursive_student(source, embedding_size=16)
