@@ -14,7 +14,7 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 from .data.split_words import words_as_in_text
 from .data.text_lines import check_characters
 from .data.token_labels import check_fast, longest_input
-from .evaluation.evaluation_mode import evaluation_mode
+from .evaluation_mode import evaluation_mode
 from .long_documents import cut_chunks, words_of_chunks
 from .models.teacher import accepted_arguments
 

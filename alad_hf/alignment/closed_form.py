@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.collators import DataCollatorForAlignment
 from ..data.token_alignment import TEACHER_COLUMNS
-from ..evaluation.evaluation_mode import evaluation_mode
+from ..evaluation_mode import evaluation_mode
 from ..models.alignment_adapter import (
     AdapterLinear,
     LightAdapter,

@@ -17,7 +17,7 @@ from ..data.question_answering import encode_questions
 from ..data.tag_names import with_tags_of
 from ..data.token_labels import encode_tagged_words, longest_input
 from ..data.unlabelled_text import encode_text
-from ..evaluation.evaluation_mode import evaluation_mode
+from ..evaluation_mode import evaluation_mode
 from ..models.teacher import accepted_arguments
 from ..question_answering import window_sizes
 from .layer_lists import find_layers

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from ..evaluation.evaluation_mode import evaluation_mode
+from ..evaluation_mode import evaluation_mode
 from .calibration import CalibrationText, model_inputs
 from .encoder_layouts import LayerParts, encoder_layers
 

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from transformers import PreTrainedModel
 
-from ..evaluation.evaluation_mode import evaluation_mode
+from ..evaluation_mode import evaluation_mode
 from .calibration import CalibrationText, model_inputs
 
 

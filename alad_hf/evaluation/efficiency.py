@@ -15,9 +15,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.split_words import words_as_in_text
 from ..data.token_labels import stated_length
+from ..evaluation_mode import evaluation_mode
 from ..models.quantized_student import plain_tensors
 from ..models.teacher import accepted_arguments
-from .evaluation_mode import evaluation_mode
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .evaluation_mode import evaluation_mode
+from ..evaluation_mode import evaluation_mode
 
 _IGNORED = -100
 

@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ..evaluation.evaluation_mode import evaluation_mode
+from ..evaluation_mode import evaluation_mode
 from ..hub.finished_models import load_finished
 from ..hub.pinned_wheels import file_sha256
 from ..models.quantized_student import is_quantized

@@ -142,7 +142,7 @@ class BinaryCodeEmbedding(CompressedEmbedding):
         """The vectors (tokens, embedding_dim) of ids (tokens,)."""
         bits = unpack_bits(self.codes.index_select(0, ids), self.bits).to(self.decoder.dtype)
         vectors = torch.addmm(self.bias, bits, self.decoder)
-        return vectors if self.low_rank is None else vectors + self.decode_part(self.low_rank, ids)
+        return vectors if self.low_rank is None else vectors + self._decode_part(self.low_rank, ids)
 
 
 class ProductQuantizedEmbedding(CompressedEmbedding):
@@ -261,7 +261,7 @@ class ProductQuantizedEmbedding(CompressedEmbedding):
             vectors = vectors * self.row_scales.index_select(0, ids).unsqueeze(1)
         if self.bias is not None:
             vectors = vectors + self.bias
-        return vectors if self.low_rank is None else vectors + self.decode_part(self.low_rank, ids)
+        return vectors if self.low_rank is None else vectors + self._decode_part(self.low_rank, ids)
 
     def check_codes(self) -> None:
         """Raise ValueError if a code names a centroid that its codebook does not have."""
@@ -357,8 +357,8 @@ class KeptRowsEmbedding(CompressedEmbedding):
             places = torch.searchsorted(kept_ids, ids)
         nearest = places.clamp(max=len(kept_ids) - 1)
         is_kept = kept_ids.index_select(0, nearest) == ids
-        others = self.decode_part(self.shared, torch.where(is_kept, torch.zeros_like(ids), ids - places))
-        return torch.where(is_kept.unsqueeze(1), self.decode_part(self.kept, nearest), others)
+        others = self._decode_part(self.shared, torch.where(is_kept, torch.zeros_like(ids), ids - places))
+        return torch.where(is_kept.unsqueeze(1), self._decode_part(self.kept, nearest), others)
 
     def init_weights(self) -> None:
         """The base's, and the first rows as those that are kept."""

@@ -60,7 +60,7 @@ class CompressedEmbedding(nn.Module):
         """The vectors (tokens, embedding_dim) of a list of ids (tokens,)."""
         raise NotImplementedError
 
-    def decode_part(self, part: CompressedEmbedding, ids: torch.Tensor) -> torch.Tensor:
+    def _decode_part(self, part: CompressedEmbedding, ids: torch.Tensor) -> torch.Tensor:
         """`part.decode(ids)` of an embedding inside this one, by its forward where accelerate has to load it first."""
         return part(ids) if hasattr(part, "_hf_hook") else part.decode(ids)
 

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.collators import DataCollatorForAlignment
-from ..evaluation.evaluation_mode import evaluation_mode
+from ..evaluation_mode import evaluation_mode
 from ..models.teacher import accepted_arguments, tagging_head
 
 _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "labels")

@@ -44,6 +44,16 @@ def make_model(frozen: bool = True, attached: bool = True) -> AlAdForTokenClassi
     return model
 
 
+def make_reader() -> AlAdForQuestionAnswering:
+    torch.manual_seed(0)
+    return AlAdForQuestionAnswering.from_student_pretrained(
+        AutoModel.from_config(tiny_config()),
+        teacher=AutoModelForQuestionAnswering.from_config(tiny_config(hidden_size=32)),
+        tokenizer=tiny_tokenizer(),
+        teacher_tokenizer=tiny_tokenizer(),
+    )
+
+
 def run_alignment(
     model: PreTrainedModel, folder: Path, resume: bool = False, teacher: str | None = None, **arguments: object
 ) -> Trainer:
@@ -158,13 +168,7 @@ class TestAlign:
         assert len(losses) == 2 and min(losses) > 0
 
     def test_held_out_text_has_a_loss_under_an_attached_reader(self, tmp_path: Path) -> None:
-        torch.manual_seed(0)
-        model = AlAdForQuestionAnswering.from_student_pretrained(
-            AutoModel.from_config(tiny_config()),
-            teacher=AutoModelForQuestionAnswering.from_config(tiny_config(hidden_size=32)),
-            tokenizer=tiny_tokenizer(),
-            teacher_tokenizer=tiny_tokenizer(),
-        )
+        model = make_reader()
         rows = encode_text(TEXTS, tiny_tokenizer(), max_length=64)
         arguments = {"max_steps": 1, "eval_strategy": "steps", "eval_steps": 1, "disable_tqdm": True}
         args = published_arguments("general_alignment", tmp_path, **arguments)
@@ -174,13 +178,7 @@ class TestAlign:
     @pytest.mark.parametrize("trained_on_text", [True, False])
     def test_text_and_answers_may_stand_beside_each_other(self, trained_on_text: bool, tmp_path: Path) -> None:
         """As where states alone are learned, and answers are what decides."""
-        torch.manual_seed(0)
-        model = AlAdForQuestionAnswering.from_student_pretrained(
-            AutoModel.from_config(tiny_config()),
-            teacher=AutoModelForQuestionAnswering.from_config(tiny_config(hidden_size=32)),
-            tokenizer=tiny_tokenizer(),
-            teacher_tokenizer=tiny_tokenizer(),
-        )
+        model = make_reader()
         text = encode_text(TEXTS[:2], tiny_tokenizer(), max_length=64)
         answers = text.add_column("start_positions", [1, 2]).add_column("end_positions", [2, 2])
         rows = (text, answers) if trained_on_text else (answers, text)
