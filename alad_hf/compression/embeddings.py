@@ -79,7 +79,7 @@ def compress_embeddings(
             `round_rows`). "int8" has none. All but "int8" and "int4": kept_rows, how many rows are stored by
             themselves, in int4, beside the method's form of all others; see `rows_to_keep`. By default "lighttoken"
             keeps one row in 64 where the budget is at most four bits an entry and `bits` does not fix the code, but
-            no more than a quarter of the bytes pays for; the other methods keep none.
+            no more than a quarter of the bytes pays for, and fewer than have a weight; the other methods keep none.
 
     Returns:
         A compressed encoder with the model's head, if it has one; see `wrap_encoder`. Its
