@@ -9,8 +9,9 @@
   fixed ("alad") or its factors trained too ("alad_factors").
 
 Everything is decided on dev. "weighted" methods count rows by `token_weights` of general English text, "domain" by
-those of the task's unlabelled text. LightToken keeps some rows by themselves by default, in "none_kept" none. Results
-are added to the JSON file run by run, so that a stopped run goes on.
+those of the task's unlabelled text. "metric" ones do so, too, and err in the metric of the tagger's encoder over that
+English text (`embedding_metric`). LightToken keeps some rows by themselves by default,
+in "none_kept" none. Results are added to the JSON file run by run, so that a stopped run goes on.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from transformers import AutoModel, AutoModelForTokenClassification, AutoTokeniz
 from transformers.utils import logging as transformers_logging
 
 from alad_hf import AlAdForTokenClassification
+from alad_hf.compression.embedding_metric import embedding_metric
 from alad_hf.compression.embeddings import compress_embeddings, compress_table, embedding_table
 from alad_hf.compression.row_weights import token_weights
 from alad_hf.hub.pretrained_weights import resolve_pretrained
@@ -38,8 +40,10 @@ RATIOS = (2.5, 5.0, 10.0, 25.0, 50.0, 100.0)
 METHODS: dict[str, dict[str, Any]] = {
     "svd": {"method": "svd"},
     "svd_weighted": {"method": "svd", "weights": "text"},
+    "svd_metric": {"method": "svd", "weights": "text", "metric": True},
     "autoencoder": {"method": "autoencoder"},
     "autoencoder_weighted": {"method": "autoencoder", "weights": "text"},
+    "autoencoder_metric": {"method": "autoencoder", "weights": "text", "metric": True},
     "autoencoder_svd_start": {"method": "autoencoder", "start": "svd"},
     "lighttoken_paper": {
         "method": "lighttoken",
@@ -53,6 +57,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "lighttoken_weighted_none_kept": {"method": "lighttoken", "kept_rows": 0, "weights": "text"},
     "lighttoken": {"method": "lighttoken"},
     "lighttoken_weighted": {"method": "lighttoken", "weights": "text"},
+    "lighttoken_metric": {"method": "lighttoken", "weights": "text", "metric": True},
     "lighttoken_domain": {"method": "lighttoken", "weights": "domain"},
     "pq": {"method": "pq"},
     "pq_weighted": {"method": "pq", "weights": "text"},
@@ -75,18 +80,32 @@ def points(options: argparse.Namespace) -> list[tuple[str, float | None]]:
     ]
 
 
-def arguments(name: str, ratio: float | None, weights: dict[str, torch.Tensor], seed: int) -> dict[str, Any]:
+def arguments(
+    name: str, ratio: float | None, weights: dict[str, torch.Tensor], metric: torch.Tensor | None, seed: int
+) -> dict[str, Any]:
     """Keyword arguments of `compress_table` for a method of this benchmark."""
     settings = dict(METHODS[name])
     kind = settings.pop("weights", None)
-    given = {"row_weights": weights[kind] if kind else None}
+    given = {"row_weights": weights[kind] if kind else None, "metric": metric if settings.pop("metric", 0) else None}
     return {**settings, **given, "ratio": ratio, "seed": seed, "progress": False}
+
+
+def general_text(data: Path) -> list[str]:
+    """English that is of no task's domain, without labels."""
+    return (data / TEXT).read_text(encoding="utf-8").splitlines()
 
 
 def general_weights(data: Path, source: str, rows: int) -> dict[str, torch.Tensor]:
     """Weights of a model's tokens that know nothing of a task, by kind."""
-    lines = (data / TEXT).read_text(encoding="utf-8").splitlines()
-    return {"text": token_weights(lines, AutoTokenizer.from_pretrained(source), rows), "uniform": torch.ones(rows)}
+    text = general_text(data)
+    return {"text": token_weights(text, AutoTokenizer.from_pretrained(source), rows), "uniform": torch.ones(rows)}
+
+
+def general_metric(options: argparse.Namespace, model: PreTrainedModel, source: str) -> torch.Tensor | None:
+    """The metric of a model's encoder over the same text, if a method wants it."""
+    if not any(METHODS[name].get("metric") for name in options.methods):
+        return None
+    return embedding_metric(model, general_text(options.data), AutoTokenizer.from_pretrained(source))
 
 
 class Results:
@@ -123,8 +142,10 @@ def reconstruct(options: argparse.Namespace, results: Results) -> None:
     """The first part."""
     for matrix in options.matrices:
         source = resolve_pretrained(MATRICES[matrix])
-        table = embedding_table(AutoModel.from_pretrained(source, add_pooling_layer=False)).detach()
+        model = AutoModel.from_pretrained(source, add_pooling_layer=False)
+        table = embedding_table(model).detach()
         weights = general_weights(options.data, source, len(table))
+        metric = general_metric(options, model, source)
         for name, ratio in points(options):
             if METHODS[name].get("weights") == "domain":  # which there is none of
                 continue
@@ -133,7 +154,7 @@ def reconstruct(options: argparse.Namespace, results: Results) -> None:
                 continue
             begin = time.perf_counter()
             try:
-                embedding, record = compress_table(table, **arguments(name, ratio, weights, seed=0))
+                embedding, record = compress_table(table, **arguments(name, ratio, weights, metric, seed=0))
             except ValueError as error:  # some methods do not go so far
                 results.put(section, str(ratio), {"error": str(error)})
                 continue
@@ -156,6 +177,7 @@ def run_task(options: argparse.Namespace, results: Results, task: str) -> None:
     teacher = experiment.teacher()
     rows = len(embedding_table(teacher))
     weights = general_weights(options.data, experiment.teacher_source, rows)
+    metric = general_metric(options, teacher, experiment.teacher_source)
     weights["domain"] = token_weights(experiment.task.lines, experiment.tokenizer, rows)
     untuned = results.section("untuned", task)
     if "dense" not in untuned:
@@ -167,7 +189,7 @@ def run_task(options: argparse.Namespace, results: Results, task: str) -> None:
         folder = options.work / "minilm" / task / "compressed" / key
         try:
             if not (folder / "config.json").exists():
-                compress_embeddings(teacher, **arguments(name, ratio, weights, seed=0)).save_pretrained(folder)
+                compress_embeddings(teacher, **arguments(name, ratio, weights, metric, seed=0)).save_pretrained(folder)
         except ValueError as error:  # some methods do not go so far
             results.put(untuned, key, {"error": str(error)})
             continue

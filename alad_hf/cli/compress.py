@@ -29,6 +29,7 @@ _OPTIONS_OF: dict[str, tuple[str, ...]] = {
 }
 _OPTIONS_OF_EMBEDDINGS = ("ratio", "num_bytes")
 _RANDOM = ("autoencoder", "lighttoken", "pq")
+_MEASURED_BY_TEXT = ("svd", "autoencoder", "lighttoken")
 _WEIGHTED_BY_TEXT = ("svd", "autoencoder", "lighttoken", "pq")
 
 
@@ -77,6 +78,13 @@ def compress(
     embedding_size: Annotated[
         int | None, typer.Option(help="recursive: width of the embedding tables. [default: 128]")
     ] = None,
+    metric: Annotated[
+        bool | None,
+        typer.Option(
+            help="svd, autoencoder, lighttoken with --text: err in those directions of which the encoder makes least. "
+            "[default: metric]"
+        ),
+    ] = None,
     num_bytes: Annotated[
         int | None,
         typer.Option("--bytes", help="Bytes that the embeddings, or the recursive encoder, may take, not a ratio."),
@@ -109,6 +117,7 @@ def compress(
         "ratio": ratio,
         "embedding_size": embedding_size,
         "num_bytes": num_bytes,
+        "metric": metric,
         "seed": seed,
         "picture": picture,
     }
@@ -129,6 +138,8 @@ def compress(
         if kind == "encoder":
             raise ValueError("--data is for a tagger or a question answerer; for a model without a head pass --text.")
         options |= {"texts": load_split(kind, options.pop("data"), "train"), "tokenizer": tokenizer}
+    if "metric" in options and "texts" not in options:
+        raise ValueError("--metric and --no-metric say what is read of --text, which is missing.")
     own = {"bytes" if name == "num_bytes" else name for name, value in given.items() if value is not None}
     if options.pop("picture", None) is not None:  # drawn below, if there is what draws it
         figure_class()
@@ -153,7 +164,7 @@ def compress(
 def _options_of(method: str) -> tuple[str, ...]:
     if method in _OPTIONS_OF:
         return _OPTIONS_OF[method]
-    further = {"seed": _RANDOM, "text": _WEIGHTED_BY_TEXT}
+    further = {"seed": _RANDOM, "text": _WEIGHTED_BY_TEXT, "metric": _MEASURED_BY_TEXT}
     return (*_OPTIONS_OF_EMBEDDINGS, *(name for name, methods in further.items() if method in methods))
 
 
@@ -240,12 +251,15 @@ def _with_text(method: str, options: dict[str, Any]) -> dict[str, Any]:
 
 def _embeddings(method: str) -> Callable[[PreTrainedModel, dict[str, Any]], PreTrainedModel]:
     def compress_them(model: PreTrainedModel, options: dict[str, Any]) -> PreTrainedModel:
+        from ..compression.embedding_metric import embedding_metric
         from ..compression.embeddings import compress_embeddings, embedding_table
         from ..compression.row_weights import token_weights
 
         if "texts" in options:
             lines, tokenizer = options.pop("texts"), options.pop("tokenizer")
             options["row_weights"] = token_weights(lines, tokenizer, len(embedding_table(model)))
+            if options.pop("metric", method in _MEASURED_BY_TEXT):
+                options["metric"] = embedding_metric(model, lines, tokenizer)
         if "num_bytes" in options:
             options["bytes"] = options.pop("num_bytes")
         shown = console.is_terminal and not console.quiet

@@ -15,6 +15,7 @@ from .options import BackendChoice, BatchSize, Data, Device, MaxLength, Overlap,
 from .tables import in_percent, score_table, wide_table
 
 Split = Annotated[str, typer.Option(help="Which split of the data.")]
+SplitIfData = Annotated[str | None, typer.Option("--split", help="Which split of --data; test if omitted.")]
 
 
 @verb()
@@ -42,7 +43,7 @@ def benchmark(
         str | None,
         typer.Option(help="Score the models on this data as well, and measure their throughput on it."),
     ] = None,
-    split: Split = "test",
+    split: SplitIfData = None,
     batch_size: Annotated[
         list[int] | None, typer.Option(help="Rows of a batch whose time is measured; repeat for more. 1 and 32.")
     ] = None,
@@ -55,13 +56,14 @@ def benchmark(
     from ..evaluation.efficiency import efficiency_report, latency
     from ..export import is_onnx_folder
 
+    check_split(data, split)
     sizes = batch_size or [1, 32]
     rows = []
     for name in models:
         console.print(f"Measuring {name}", highlight=False)
         kind, model, tokenizer = load_model(name, device, threads=threads)
         measured: dict[str, Any] = {"model": name}
-        rows_of_data = None if data is None else load_split(kind, data, split)
+        rows_of_data = None if data is None else load_split(kind, data, split or "test")
         measured |= asdict(efficiency_report(model, tokenizer, _sentences(rows_of_data)))
         if is_onnx_folder(name):  # its weights are in the file, and none of torch
             measured |= {"parameters": None, "stored_megabytes": (Path(name) / "model.onnx").stat().st_size / 1e6}
@@ -77,6 +79,12 @@ def benchmark(
             measured["scores"] = score(kind, model, tokenizer, rows_of_data)
         rows.append(measured)
     return Report(rows, _comparison(rows, sizes, tokens))
+
+
+def check_split(data: str | None, split: str | None) -> None:
+    """Raise ValueError where a split is named of no data."""
+    if data is None and split is not None:
+        raise ValueError(f"--split {split} is a part of --data, which is missing: name the data, or leave it out.")
 
 
 def load_split(kind: Kind, data: str, split: str) -> Dataset:

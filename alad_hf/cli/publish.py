@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from .application import Report, verb
-from .evaluate import Split, load_split
+from .evaluate import SplitIfData, check_split, load_split
 from .models import kind_of
 from .tables import facts_table
 
@@ -24,12 +24,13 @@ def export(
     ] = None,
     opset: Annotated[int, typer.Option(help="Version of the ONNX operators.")] = 18,
     data: Annotated[str | None, typer.Option(help="Score the model before and after on this data.")] = None,
-    split: Split = "test",
+    split: SplitIfData = None,
 ) -> Report:
     """Write a model as ONNX, and check that it computes what torch does."""
     from ..export import export_onnx
     from ..hub.pretrained_weights import resolve_pretrained
 
+    check_split(data, split)
     source = resolve_pretrained(model)
     done = export_onnx(
         source,
@@ -37,7 +38,7 @@ def export(
         quantize="int8" if int8 else None,
         tolerance=tolerance,
         opset=opset,
-        dataset=None if data is None else load_split(kind_of(source), data, split),
+        dataset=None if data is None else load_split(kind_of(source), data, split or "test"),
     )
     facts = done.as_dict()
     shown: dict[str, object] = {name: facts[name] for name in facts if isinstance(facts[name], (str, int, float))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .embedding_metric import embedding_metric
 from .embeddings import compress_embeddings, compress_table
 from .grafting import graft_layers
 from .published_minialbert import load_published_minialbert
@@ -14,6 +15,7 @@ from .wrapping import wrap_encoder
 __all__ = [
     "compress_embeddings",
     "compress_table",
+    "embedding_metric",
     "graft_layers",
     "load_published_minialbert",
     "make_recursive_student",

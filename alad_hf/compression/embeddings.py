@@ -32,12 +32,13 @@ from .byte_budget import (
 from .integer_rounding import round_rows
 from .lighttoken import binary_factors, default_refinement, default_start
 from .low_rank import truncated_svd
+from .metric_coordinates import Coordinates
 from .product_quantization import quantize_parts
 from .reconstruction import reconstruction_error
 from .row_weights import order_weights, rows_to_keep
+from .table_checks import check_table, checked_weights
 from .wrapping import check_compressible, wrap_encoder
 
-_LARGEST_FLOAT16 = 65504.0
 _ROWS_FOR_ONE_KEPT = 64
 _KEPT_ROWS_SHARE = 4
 """Kept rows take a quarter of the budget at most."""
@@ -53,6 +54,7 @@ def compress_embeddings(
     bytes: int | None = None,
     factor_dtype: str = "float16",
     row_weights: torch.Tensor | None = None,
+    metric: torch.Tensor | None = None,
     seed: int = 0,
     progress: bool = True,
     **options: Any,
@@ -69,6 +71,9 @@ def compress_embeddings(
         row_weights: (vocabulary,) non-negative: how much each token counts; `token_weights` makes them of text, which
             is the option to try first. None: for "lighttoken" `order_weights`, for the others all alike.
             "int8" and "int4" take none.
+        metric: (width, width) positive definite: an error e of a row counts as e @ metric @ e; `embedding_metric`
+            makes one of the encoder and text. None: all directions count alike. For "lighttoken", "svd" and
+            "autoencoder"; kept rows are rounded without it.
         seed: Of all that is drawn; the same seed gives the same codes on the same machine.
         progress: Show progress bars.
         **options: Of the method. They fix sizes that the budget would choose, and one of `rank`, `bits` and
@@ -103,6 +108,7 @@ def compress_embeddings(
         bytes=bytes,
         factor_dtype=factor_dtype,
         row_weights=row_weights,
+        metric=metric,
         seed=seed,
         progress=progress,
         **options,
@@ -123,6 +129,7 @@ def compress_table(
     bytes: int | None = None,
     factor_dtype: str = "float16",
     row_weights: torch.Tensor | None = None,
+    metric: torch.Tensor | None = None,
     seed: int = 0,
     progress: bool = True,
     **options: Any,
@@ -136,6 +143,7 @@ def compress_table(
         bytes: In place of `ratio`.
         factor_dtype: "float16" or "float32".
         row_weights: (rows,).
+        metric: (columns, columns).
         seed: Of all that is drawn.
         progress: Show progress bars.
         **options: Of the method.
@@ -152,15 +160,21 @@ def compress_table(
     if factor_dtype not in FACTOR_BYTES:
         raise ValueError(f"factor_dtype must be one of {sorted(FACTOR_BYTES)}, got {factor_dtype!r}.")
     table = table.detach().float().cpu()
-    _check_table(table, factor_dtype)
+    check_table(table, factor_dtype)
     if row_weights is not None:
-        row_weights = _checked_weights(row_weights, len(table))
+        row_weights = checked_weights(row_weights, len(table))
         if not known.reads_weights:
             raise ValueError(f"method={method!r} cannot weight rows; leave row_weights out.")
+    coordinates = None
+    if metric is not None:
+        if not known.reads_metric:
+            takers = sorted(name for name, one in _METHODS.items() if one.reads_metric)
+            raise ValueError(f"method={method!r} cannot follow a metric, {takers} can: leave metric out.")
+        coordinates = Coordinates.of(metric, table.shape[1])
     dense = table.numel() * 4
     sized = known.sized_by is None or known.sized_by in options
     budget = dense - 1 if sized and ratio is None and bytes is None else _budget(table, ratio, bytes, known)
-    task = _Task(table, budget, factor_dtype, row_weights, seed, progress)
+    task = _Task(table, budget, factor_dtype, row_weights, coordinates, seed, progress)
     kept_rows = _kept_rows(task, known, options.pop("kept_rows", None), sized=sized)
     with torch.no_grad():
         embedding, details = _beside_kept_rows(task, known, kept_rows, options)
@@ -168,6 +182,7 @@ def compress_table(
         "method": method,
         **_recorded(embedding.specification()),
         "row_weights": None if row_weights is None else "given",
+        "metric": None if metric is None else "given",
         **details,
         "seed": seed,
         **_measured(table, embedding, row_weights),
@@ -223,12 +238,22 @@ class _Task:
     budget: int
     factor_dtype: str
     row_weights: torch.Tensor | None
+    coordinates: Coordinates | None
     seed: int
     progress: bool
 
     @property
     def shape(self) -> tuple[int, int]:
         return self.table.shape[0], self.table.shape[1]
+
+    @property
+    def targets(self) -> torch.Tensor:
+        """The table in the coordinates in which a method minimises the squared error."""
+        return self.table if self.coordinates is None else self.table @ self.coordinates.root
+
+    def brought_back(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows (..., columns) of a decoder, or a bias, from these coordinates into the table's own."""
+        return rows if self.coordinates is None else rows @ self.coordinates.inverse
 
 
 Made = tuple[CompressedEmbedding, dict[str, Any]]
@@ -241,33 +266,40 @@ class _Method:
     sized_by: str | None
     """The option that may stand in place of a budget; None: the size is fixed."""
     reads_weights: bool
+    reads_metric: bool = False
     keeps_rows: bool = False
     """Whether it keeps some rows by default."""
 
 
 def _svd(task: _Task, *, rank: int | None = None, centred: bool = False) -> Made:
     sizes = low_rank_sizes(*task.shape, task.budget, bias=centred, factor_dtype=task.factor_dtype, rank=rank)
-    factors = truncated_svd(task.table, sizes["rank"], centred=centred, row_weights=task.row_weights)
-    embedding = LowRankEmbedding.from_factors(
-        factors.latents, factors.decoder, factors.bias, factor_dtype=task.factor_dtype
-    )
-    return embedding, {"centred": centred}
+    factors = truncated_svd(task.targets, sizes["rank"], centred=centred, row_weights=task.row_weights)
+    return _low_rank(task, factors.latents, factors.decoder, factors.bias), {"centred": centred}
 
 
 def _autoencoder(task: _Task, *, rank: int | None = None, **training: Any) -> Made:
     sizes = low_rank_sizes(*task.shape, task.budget, bias=True, factor_dtype=task.factor_dtype, rank=rank)
     factors = train_autoencoder(
-        task.table,
+        task.targets,
         sizes["rank"],
         row_weights=task.row_weights,
         seed=task.seed,
         progress=task.progress,
         **training,
     )
-    embedding = LowRankEmbedding.from_factors(
-        factors.latents, factors.decoder, factors.bias, factor_dtype=task.factor_dtype
+    return _low_rank(task, factors.latents, factors.decoder, factors.bias), training
+
+
+def _low_rank(
+    task: _Task, latents: torch.Tensor, decoder: torch.Tensor, bias: torch.Tensor | None
+) -> LowRankEmbedding:
+    """The module of factors that were found in the task's coordinates."""
+    return LowRankEmbedding.from_factors(
+        latents,
+        task.brought_back(decoder.T).T,
+        None if bias is None else task.brought_back(bias),
+        factor_dtype=task.factor_dtype,
     )
-    return embedding, training
 
 
 def _lighttoken(
@@ -297,14 +329,14 @@ def _lighttoken(
     elif stages is not None:
         raise ValueError(f'stages={stages} are autoencoders: they need start="autoencoder".')
     factors = binary_factors(
-        task.table, length, rank=rank, row_weights=weights, seed=task.seed, progress=task.progress, **settings
+        task.targets, length, rank=rank, row_weights=weights, seed=task.seed, progress=task.progress, **settings
     )
     embedding = BinaryCodeEmbedding.from_bits(
         factors.bits,
-        factors.decoder,
-        factors.bias,
+        task.brought_back(factors.decoder),
+        task.brought_back(factors.bias),
         latents=factors.latents if rank else None,
-        low_rank_decoder=factors.low_rank_decoder if rank else None,
+        low_rank_decoder=task.brought_back(factors.low_rank_decoder.T).T if rank else None,
         factor_dtype=task.factor_dtype,
     )
     errors = [float(f"{error:.4g}") for error in factors.errors]
@@ -396,7 +428,7 @@ def _beside_kept_rows(task: _Task, method: _Method, kept_rows: int, options: dic
     kept = rows_to_keep(task.table, kept_rows, task.row_weights)
     weights = None
     if task.row_weights is not None:
-        weights = _checked_weights(task.row_weights[~kept], task.shape[0] - kept_rows)
+        weights = checked_weights(task.row_weights[~kept], task.shape[0] - kept_rows)
     others = replace(task, table=task.table[~kept], budget=left, row_weights=weights)
     try:
         shared, details = method.make(others, **options)
@@ -417,13 +449,16 @@ def _recorded(specification: dict[str, Any]) -> dict[str, Any]:
 
 _TRAINING = ("start", "epochs", "final_epochs", "batch_size", "learning_rate")
 _METHODS = {
-    "svd": _Method(_svd, ("kept_rows", "rank", "centred"), "rank", reads_weights=True),
-    "autoencoder": _Method(_autoencoder, ("kept_rows", "rank", *_TRAINING), "rank", reads_weights=True),
+    "svd": _Method(_svd, ("kept_rows", "rank", "centred"), "rank", reads_weights=True, reads_metric=True),
+    "autoencoder": _Method(
+        _autoencoder, ("kept_rows", "rank", *_TRAINING), "rank", reads_weights=True, reads_metric=True
+    ),
     "lighttoken": _Method(
         _lighttoken,
         ("kept_rows", "rank", "bits", "stages", "start", "refinement", "balance"),
         "bits",
         reads_weights=True,
+        reads_metric=True,
         keeps_rows=True,
     ),
     "pq": _Method(
@@ -445,32 +480,6 @@ def _budget(table: torch.Tensor, ratio: float | None, bytes: int | None, method:
             f"{method.sized_by}=...)."
         )
     return byte_budget(*table.shape, ratio=ratio, num_bytes=bytes)
-
-
-def _check_table(table: torch.Tensor, factor_dtype: str) -> None:
-    if table.dim() != 2 or not table.numel():
-        raise ValueError(f"A table has rows and columns, got shape {tuple(table.shape)}.")
-    wrong = ~table.isfinite().all(dim=1)
-    if wrong.any():
-        raise ValueError(
-            f"{int(wrong.sum())} rows of the table, the first being {int(wrong.nonzero()[0])}, have entries that are "
-            "not finite (NaN or infinite): repair the checkpoint, such as with table.nan_to_num_(0.0)."
-        )
-    longest = float(table.norm(dim=1).max())
-    if factor_dtype == "float16" and longest > _LARGEST_FLOAT16:
-        raise ValueError(
-            f'A row has norm {longest:.3g}, float16 goes to {_LARGEST_FLOAT16:.0f}: take factor_dtype="float32".'
-        )
-
-
-def _checked_weights(weights: torch.Tensor, rows: int) -> torch.Tensor:
-    weights = weights.detach().float().cpu()
-    if weights.shape != (rows,) or not weights.isfinite().all() or weights.min() < 0 or weights.sum() == 0:
-        raise ValueError(
-            f"row_weights must be {rows} finite numbers, none negative and not all zero, got shape "
-            f"{tuple(weights.shape)} with {weights.min():.3g} to {weights.max():.3g}. token_weights makes them."
-        )
-    return weights / weights.mean()
 
 
 __all__ = ["METHODS", "compress_embeddings", "compress_table", "embedding_table"]

@@ -50,7 +50,7 @@ def layer_importance(model: PreTrainedModel, calibration: CalibrationText, *, se
     with evaluation_mode(model), torch.enable_grad():
         for batch in calibration.batches:
             with _masked(layers, len(batch["input_ids"])) as masks:
-                loss = _summed_loss(model, batch, calibration.labelled, generator)
+                loss = summed_loss(model, batch, calibration.labelled, generator)
                 gradients = torch.autograd.grad(loss, masks)
             for index, gradient in enumerate(gradients):
                 scores[index // 2][index % 2] += gradient.abs().sum(dim=0).cpu().double()
@@ -85,9 +85,10 @@ def _masked(layers: list[LayerParts], rows: int) -> Iterator[list[torch.Tensor]]
             handle.remove()
 
 
-def _summed_loss(
+def summed_loss(
     model: PreTrainedModel, batch: dict[str, torch.Tensor], labelled: bool, generator: torch.Generator
 ) -> torch.Tensor:
+    """What `layer_importance` says of L, for one batch."""
     outputs = model(**model_inputs(batch, model))
     real = batch["attention_mask"].bool().to(model.device)
     # Pairs of scores and labels; without labels, drawn by the scores' own probabilities.

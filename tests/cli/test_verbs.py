@@ -11,7 +11,7 @@ from tiny import TAGS, tiny_tokenizer
 from transformers import AutoModel, AutoModelForQuestionAnswering, AutoModelForTokenClassification, AutoTokenizer
 
 from alad_hf import AlAdForTokenClassification, AlAdModel
-from alad_hf.compression import compress_embeddings, prune_width, token_weights
+from alad_hf.compression import compress_embeddings, embedding_metric, prune_width, token_weights
 from alad_hf.data import encode_tagged_words, load_question_answering, load_token_classification
 from alad_hf.hub.model_card import record_training
 from alad_hf.question_answering import QuestionAnswerer
@@ -215,14 +215,21 @@ def test_compress_weights_tokens_by_the_text(method: str, folder: Path, tmp_path
     run(*arguments, "--text", tmp_path / "text.txt")
     teacher = AutoModelForTokenClassification.from_pretrained(folder / "teacher")
     rows = len(teacher.get_input_embeddings().weight)
-    weights = token_weights(["Smith went to London"] * 50, tiny_tokenizer(), rows)
+    lines = ["Smith went to London"] * 50
+    weights = token_weights(lines, tiny_tokenizer(), rows)
     assert len(weights.unique()) > 1
     sized = {"bytes": 2000, "progress": False}
-    expected = compress_embeddings(teacher, method, row_weights=weights, **sized).get_input_embeddings().dense()
+    reads_metric = method != "pq"
+    metric = embedding_metric(teacher, lines, tiny_tokenizer()) if reads_metric else None
+    given = [{"row_weights": weights, "metric": metric}, {"row_weights": weights}, {}]
+    tables = [compress_embeddings(teacher, method, **sized, **one).get_input_embeddings().dense() for one in given]
     written = AutoModelForTokenClassification.from_pretrained(tmp_path / "out").get_input_embeddings().dense()
-    torch.testing.assert_close(written, expected)
-    without = compress_embeddings(teacher, method, **sized).get_input_embeddings().dense()
-    assert not torch.allclose(written, without)
+    torch.testing.assert_close(written, tables[0])
+    assert torch.allclose(tables[0], tables[1]) != reads_metric and not torch.allclose(tables[1], tables[2])
+    if reads_metric:
+        run(*arguments, "--text", tmp_path / "text.txt", "--no-metric")
+        written = AutoModelForTokenClassification.from_pretrained(tmp_path / "out").get_input_embeddings().dense()
+        torch.testing.assert_close(written, tables[1])
 
 
 def test_compress_to_a_recursive_encoder(folder: Path, tmp_path: Path, run) -> None:
@@ -399,6 +406,13 @@ def test_questions_from_training_to_answers(folder: Path, tmp_path: Path, run) -
         (["evaluate", "{student}", "--data", "{corpus}"], "without a head"),
         (["evaluate", "{tagger}", "--data", "{corpus}/absent.conll"], "absent.conll"),
         (["benchmark", "{student}", "--data", "{corpus}"], "without a head cannot be scored"),
+        (["benchmark", "{tagger}", "--split", "test"], "--split test is a part of --data, which is missing"),
+        (["export", "{tagger}", "--output", "{out}", "--split", "x"], "--split x is a part of --data"),
+        (["demo", "{tagger}", "--write-space", "{out}", "--port", "80"], "so --port would do nothing"),
+        (
+            ["demo", "{tagger}", "--write-space", "{out}", "--share", "--host", "::1", "--device", "cpu"],
+            "so --host and --share and --device would do nothing",
+        ),
         (["predict", "{tagger}", "{corpus}/absent.txt"], "is not a file"),
         (["predict", "{tagger}", "{corpus}/train.conll", "--resume"], "name it with --output"),
         (["predict", "{tagger}", "--overlap", "62"], "overlap=62 must be at least 0"),
@@ -434,6 +448,8 @@ def test_questions_from_training_to_answers(folder: Path, tmp_path: Path, run) -
             "bytes is given twice",
         ),
         (["compress", "{student}", "--method", "int8", "--seed", "1", "--output", "{out}"], "nothing that --seed"),
+        (["compress", "{student}", "--method", "svd", "--no-metric", *TASK[2:]], "of --text, which is missing"),
+        (["compress", "{student}", "--method", "pq", "--metric", *TASK[2:]], "nothing that --metric could do"),
         (["compress", "{tagger}", "--method", "int8", "--output", "{out}"], "student first, then align the result"),
         (
             ["compress", "{teacher}", "--method", "prune", "--data", "{corpus}", "--output", "{out}"],
