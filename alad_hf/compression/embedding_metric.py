@@ -57,8 +57,8 @@ def embedding_metric(
     embedding_table(model)
     if not ridge >= 0:
         raise ValueError(f"ridge must be 0 or more, got {ridge!r}.")
-    calibration = CalibrationText(model, texts, tokenizer, max_tokens=max_tokens)
     encoder = cast(PreTrainedModel, model.base_model)
+    calibration = CalibrationText(encoder, texts, tokenizer, max_tokens=max_tokens)
     generator = torch.Generator().manual_seed(seed)
     vectors: list[torch.Tensor] = []
 

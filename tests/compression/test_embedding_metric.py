@@ -9,7 +9,12 @@ import torch
 from embedding_tables import power_law_table, squared_error
 from graft_models import model_of
 from tiny import STUDENT_CONFIGS, tiny_config, tiny_tokenizer
-from transformers import AutoModel, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoModelForQuestionAnswering,
+    AutoModelForTokenClassification,
+    PreTrainedModel,
+)
 
 from alad_hf.compression import compress_embeddings, compress_table, embedding_metric
 from alad_hf.compression.low_rank import truncated_svd
@@ -81,6 +86,13 @@ def test_follows_the_seed_and_leaves_the_model_alone():
     assert [module.training for module in model.modules()] == modes
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not model.get_input_embeddings()._forward_hooks
+
+
+@pytest.mark.parametrize("auto_class", [AutoModelForTokenClassification, AutoModelForQuestionAnswering])
+def test_no_head_is_asked_and_no_question_missed(auto_class, caplog):
+    model = auto_class.from_config(tiny_config("bert"))
+    one, two = (embedding_metric(given, [SENTENCE] * 5, tiny_tokenizer()) for given in (model, model.base_model))
+    assert torch.equal(one, two) and not caplog.records
 
 
 @pytest.mark.parametrize("name", STUDENT_CONFIGS)
