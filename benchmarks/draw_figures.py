@@ -15,20 +15,24 @@ from matplotlib import pyplot  # noqa: E402
 from table_parts import RESULTS, ROOT, TASK_NAMES  # noqa: E402
 
 FIGURES = ROOT / "docs" / "figures"
-CURVE = 5
-"""Ratios that make a curve; lines through fewer points would show what was not measured."""
+CURVES = {"embedding_compression": 5, "embedding_metric": 3}
+"""Ratios that make a curve, by results file; lines through fewer points would show what was not measured."""
 STYLES = {
     "svd": ("#999999", "o"),
     "svd_weighted": ("#555555", "o"),
+    "svd_metric": ("#9ecae1", "o"),
     "autoencoder": ("#a6761d", "v"),
     "autoencoder_svd_start": ("#e6ab02", "v"),
     "autoencoder_weighted": ("#664916", "<"),
+    "autoencoder_metric": ("#4292c6", "<"),
     "lighttoken_paper": ("#7570b3", "D"),
     "lighttoken_none_kept": ("#a6dba0", "s"),
     "lighttoken_weighted_none_kept": ("#5aae61", "P"),
     "lighttoken": ("#1b9e77", "s"),
     "lighttoken_weighted": ("#00441b", "P"),
+    "lighttoken_metric": ("#08306b", "P"),
     "lighttoken_domain": ("#00a0a0", "p"),
+    "lighttoken_domain_metric": ("#54278f", "p"),
     "pq": ("#fdae61", "^"),
     "pq_weighted": ("#d95f02", "X"),
     "pq_weighted_kept": ("#7f3b08", "X"),
@@ -37,11 +41,11 @@ STYLES = {
 }
 
 
-def embedding_compression() -> None:
+def embedding_compression(results_file: str) -> None:
     """Score against stored bytes of the token table, every method, nothing tuned afterwards."""
-    tasks = json.loads((RESULTS / "embedding_compression.json").read_text())["untuned"]
+    tasks = json.loads((RESULTS / f"{results_file}.json").read_text())["untuned"]
     for task, runs in tasks.items():
-        if len({key.split("@")[1] for key in runs if "@" in key}) < CURVE:
+        if len({key.split("@")[1] for key in runs if "@" in key}) < CURVES[results_file]:
             continue
         metric = "accuracy" if task == "ewt_pos" else "f1"
         figure, axes = pyplot.subplots(figsize=(11, 5.5), layout="constrained")
@@ -49,6 +53,7 @@ def embedding_compression() -> None:
         axes.axhline(dense, color="black", linestyle=":", linewidth=1)
         axes.annotate(f"uncompressed, 46.9 MB: {dense:.1f}", (0.01, dense), xycoords=("axes fraction", "data"),
                       ha="left", va="bottom")  # fmt: skip
+        largest = []
         for method, name in METHOD_NAMES.items():
             points = sorted(
                 (run["bytes"] / 1e6, run["test"][metric])
@@ -56,10 +61,11 @@ def embedding_compression() -> None:
                 if key.startswith(f"{method}@") and "error" not in run
             )
             if points:
+                largest.append(points[-1][0])
                 color, marker = STYLES[method]
                 axes.plot(*zip(*points, strict=True), color=color, marker=marker, label=name)
         axes.set_xscale("log")
-        ticks = [0.5, 1, 2, 5, 10]
+        ticks = [tick for tick in (0.5, 1, 2, 5, 10) if tick < 1.5 * max(largest)]
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
         axes.set_xlabel("stored bytes of the token table, MB (float32: 46.9)")
@@ -67,7 +73,7 @@ def embedding_compression() -> None:
         axes.set_title("Token table of a fine-tuned MiniLM-L6 replaced, nothing tuned afterwards")
         axes.grid(alpha=0.3)
         figure.legend(loc="outside right upper", fontsize="small")
-        figure.savefig(FIGURES / f"embedding_compression_{task}.png", dpi=120)
+        figure.savefig(FIGURES / f"{results_file}_{task}.png", dpi=120)
         pyplot.close(figure)
 
 
@@ -102,8 +108,9 @@ def distillation() -> None:
 def main() -> None:
     """Draw every figure whose results file is there."""
     FIGURES.mkdir(parents=True, exist_ok=True)
-    if (RESULTS / "embedding_compression.json").exists():
-        embedding_compression()
+    for results_file in CURVES:
+        if (RESULTS / f"{results_file}.json").exists():
+            embedding_compression(results_file)
     if (RESULTS / "recursive_students.json").exists():
         distillation()
 

@@ -9,9 +9,9 @@
   fixed ("alad") or its factors trained too ("alad_factors").
 
 Everything is decided on dev. "weighted" methods count rows by `token_weights` of general English text, "domain" by
-those of the task's unlabelled text. "metric" ones do so, too, and err in the metric of the tagger's encoder over that
-English text (`embedding_metric`). LightToken keeps some rows by themselves by default,
-in "none_kept" none. Results are added to the JSON file run by run, so that a stopped run goes on.
+those of the task's unlabelled text. "metric" ones err in the metric of the tagger's encoder over the same text, too
+(`embedding_metric`). LightToken keeps some rows by themselves by default, in "none_kept" none. Results are added to
+the JSON file run by run, so that a stopped run goes on.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "lighttoken_weighted": {"method": "lighttoken", "weights": "text"},
     "lighttoken_metric": {"method": "lighttoken", "weights": "text", "metric": True},
     "lighttoken_domain": {"method": "lighttoken", "weights": "domain"},
+    "lighttoken_domain_metric": {"method": "lighttoken", "weights": "domain", "metric": True},
     "pq": {"method": "pq"},
     "pq_weighted": {"method": "pq", "weights": "text"},
     "pq_weighted_kept": {"method": "pq", "kept_rows": 476, "weights": "text"},
@@ -81,12 +82,17 @@ def points(options: argparse.Namespace) -> list[tuple[str, float | None]]:
 
 
 def arguments(
-    name: str, ratio: float | None, weights: dict[str, torch.Tensor], metric: torch.Tensor | None, seed: int
+    name: str,
+    ratio: float | None,
+    weights: dict[str, torch.Tensor],
+    metrics: dict[str, torch.Tensor],
+    seed: int,
 ) -> dict[str, Any]:
     """Keyword arguments of `compress_table` for a method of this benchmark."""
     settings = dict(METHODS[name])
     kind = settings.pop("weights", None)
-    given = {"row_weights": weights[kind] if kind else None, "metric": metric if settings.pop("metric", 0) else None}
+    metric = metrics[kind] if settings.pop("metric", False) else None
+    given = {"row_weights": weights[kind] if kind else None, "metric": metric}
     return {**settings, **given, "ratio": ratio, "seed": seed, "progress": False}
 
 
@@ -101,11 +107,13 @@ def general_weights(data: Path, source: str, rows: int) -> dict[str, torch.Tenso
     return {"text": token_weights(text, AutoTokenizer.from_pretrained(source), rows), "uniform": torch.ones(rows)}
 
 
-def general_metric(options: argparse.Namespace, model: PreTrainedModel, source: str) -> torch.Tensor | None:
-    """The metric of a model's encoder over the same text, if a method wants it."""
-    if not any(METHODS[name].get("metric") for name in options.methods):
-        return None
-    return embedding_metric(model, general_text(options.data), AutoTokenizer.from_pretrained(source))
+def metrics_of(
+    options: argparse.Namespace, model: PreTrainedModel, source: str, texts: dict[str, list[str]]
+) -> dict[str, torch.Tensor]:
+    """The metrics of a model's encoder over the kinds of text that a method wants."""
+    wanted = {METHODS[name]["weights"] for name in options.methods if METHODS[name].get("metric")}
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    return {kind: embedding_metric(model, text, tokenizer) for kind, text in texts.items() if kind in wanted}
 
 
 class Results:
@@ -145,7 +153,7 @@ def reconstruct(options: argparse.Namespace, results: Results) -> None:
         model = AutoModel.from_pretrained(source, add_pooling_layer=False)
         table = embedding_table(model).detach()
         weights = general_weights(options.data, source, len(table))
-        metric = general_metric(options, model, source)
+        metrics = metrics_of(options, model, source, {"text": general_text(options.data)})
         for name, ratio in points(options):
             if METHODS[name].get("weights") == "domain":  # which there is none of
                 continue
@@ -154,7 +162,7 @@ def reconstruct(options: argparse.Namespace, results: Results) -> None:
                 continue
             begin = time.perf_counter()
             try:
-                embedding, record = compress_table(table, **arguments(name, ratio, weights, metric, seed=0))
+                embedding, record = compress_table(table, **arguments(name, ratio, weights, metrics, seed=0))
             except ValueError as error:  # some methods do not go so far
                 results.put(section, str(ratio), {"error": str(error)})
                 continue
@@ -177,7 +185,8 @@ def run_task(options: argparse.Namespace, results: Results, task: str) -> None:
     teacher = experiment.teacher()
     rows = len(embedding_table(teacher))
     weights = general_weights(options.data, experiment.teacher_source, rows)
-    metric = general_metric(options, teacher, experiment.teacher_source)
+    texts = {"text": general_text(options.data), "domain": experiment.task.lines}
+    metrics = metrics_of(options, teacher, experiment.teacher_source, texts)
     weights["domain"] = token_weights(experiment.task.lines, experiment.tokenizer, rows)
     untuned = results.section("untuned", task)
     if "dense" not in untuned:
@@ -189,7 +198,8 @@ def run_task(options: argparse.Namespace, results: Results, task: str) -> None:
         folder = options.work / "minilm" / task / "compressed" / key
         try:
             if not (folder / "config.json").exists():
-                compress_embeddings(teacher, **arguments(name, ratio, weights, metric, seed=0)).save_pretrained(folder)
+                given = arguments(name, ratio, weights, metrics, seed=0)
+                compress_embeddings(teacher, **given).save_pretrained(folder)
         except ValueError as error:  # some methods do not go so far
             results.put(untuned, key, {"error": str(error)})
             continue

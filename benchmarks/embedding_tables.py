@@ -10,15 +10,19 @@ from table_parts import RESULTS, TASK_NAMES, spread
 METHOD_NAMES = {
     "svd": "SVD",
     "svd_weighted": "SVD, tokens weighted by text",
+    "svd_metric": "SVD, weighted, in the encoder's metric",
     "autoencoder": "autoencoder, direction-aware",
     "autoencoder_svd_start": "the same, begun at SVD",
     "autoencoder_weighted": "autoencoder, tokens weighted by text",
+    "autoencoder_metric": "autoencoder, weighted, in the encoder's metric",
     "lighttoken_paper": "LightToken, the paper's steps",
     "lighttoken_none_kept": "LightToken, no row kept",
     "lighttoken_weighted_none_kept": "LightToken, no row kept, tokens weighted by text",
     "lighttoken": "LightToken",
     "lighttoken_weighted": "LightToken, tokens weighted by text",
+    "lighttoken_metric": "LightToken, weighted, in the encoder's metric",
     "lighttoken_domain": "LightToken, tokens weighted by text of the domain",
+    "lighttoken_domain_metric": "LightToken, weighted by text of the domain, in the encoder's metric",
     "pq": "product quantization",
     "pq_weighted": "product quantization, tokens weighted by text",
     "pq_weighted_kept": "product quantization, tokens weighted by text, rows kept",
@@ -43,9 +47,9 @@ def _at(method: str, ratio: float, runs: dict[str, dict]) -> tuple[dict | None, 
     return run, f" (ratio {run['ratio']:.1f})" if run else ""
 
 
-def embedding_compression() -> str:
+def embedding_compression(results_file: str = "embedding_compression") -> str:
     """Scores of a tagger whose token table is replaced, nothing tuned afterwards."""
-    tasks = json.loads((RESULTS / "embedding_compression.json").read_text())["untuned"]
+    tasks = json.loads((RESULTS / f"{results_file}.json").read_text())["untuned"]
     return "\n\n".join(embedding_compression_of_task(task, runs) for task, runs in tasks.items())
 
 

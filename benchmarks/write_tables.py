@@ -418,6 +418,8 @@ TABLES = {
     "embedding_reconstruction": embedding_reconstruction,
     "embedding_tuned": embedding_tuned,
     "embedding_longer": partial(embedding_tuned, "embedding_longer"),
+    "embedding_metric": partial(embedding_compression, "embedding_metric"),
+    "embedding_metric_tuned": partial(embedding_tuned, "embedding_metric"),
     "embedding_lookup": embedding_lookup,
     "grafting": grafting,
     "grafting_recovered": grafting_recovered,
@@ -435,6 +437,7 @@ RESULTS_OF = {
     "embedding_cosines": "embedding_compression",
     "embedding_reconstruction": "embedding_compression",
     "embedding_tuned": "embedding_compression",
+    "embedding_metric_tuned": "embedding_metric",
 }
 """The results file of a table, where it has another name."""
 

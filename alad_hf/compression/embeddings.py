@@ -59,7 +59,7 @@ def compress_embeddings(
     progress: bool = True,
     **options: Any,
 ) -> CompressedEncoderPreTrainedModel:
-    """Compress a model's token embedding, from its table alone: no data, no task.
+    """Compress a model's token embedding, from its table, and from what text says of it; no labels, no task.
 
     Args:
         model: An encoder, tagger or reader with an ordinary token embedding; it is not changed.
@@ -73,7 +73,8 @@ def compress_embeddings(
             "int8" and "int4" take none.
         metric: (width, width) positive definite: an error e of a row counts as e @ metric @ e; `embedding_metric`
             makes one of the encoder and text. None: all directions count alike. For "lighttoken", "svd" and
-            "autoencoder"; kept rows are rounded without it.
+            "autoencoder"; kept rows are rounded without it. The record's cosines and RMSE are of the plain vectors,
+            and become worse while the score becomes better.
         seed: Of all that is drawn; the same seed gives the same codes on the same machine.
         progress: Show progress bars.
         **options: Of the method. They fix sizes that the budget would choose, and one of `rank`, `bits` and
