@@ -59,18 +59,18 @@ def test_is_the_mean_product_of_the_exact_derivative(tagger):
     model = model_of(tagger=tagger)
     exact = scaled(exact_metric(model, SENTENCE))
     # Each repetition of the sentence has random directions of its own.
-    estimate = embedding_metric(model, [SENTENCE] * 1500, tiny_tokenizer(), ridge=0, max_tokens=None)
-    torch.testing.assert_close(estimate.double(), exact, rtol=0, atol=0.1)
+    estimate = embedding_metric(model, [SENTENCE] * 500, tiny_tokenizer(), ridge=0, max_tokens=None)
+    torch.testing.assert_close(estimate.double(), exact, rtol=0, atol=0.15)
     assert (exact - torch.eye(len(exact))).abs().max() > 0.3  # which is not met by saying nothing
 
 
 def test_padding_does_not_count():
     model, tokenizer = model_of(), tiny_tokenizer()
     texts = ["jones .", "jones visited new york and london for smith ."]
-    together = embedding_metric(model, texts * 800, tokenizer, ridge=0, max_tokens=None)
+    together = embedding_metric(model, texts * 300, tokenizer, ridge=0, max_tokens=None)
     # Long rows have more tokens, each of which counts once.
     expected = sum(len(tokenizer(text)["input_ids"]) * exact_metric(model, text) for text in texts)
-    torch.testing.assert_close(together.double(), scaled(expected), rtol=0, atol=0.1)
+    torch.testing.assert_close(together.double(), scaled(expected), rtol=0, atol=0.15)
 
 
 def test_follows_the_seed_and_leaves_the_model_alone():
@@ -129,8 +129,8 @@ def test_svd_is_the_best_of_its_rank_in_the_metric():
 
 @pytest.mark.parametrize("method", FAST)
 def test_every_method_errs_less_in_the_metric_that_it_is_given(method):
-    table, metric = power_law_table(2000), anisotropic()
-    options = {"ratio": 8, "progress": False, **FAST[method]}
+    table, metric = power_law_table(800), anisotropic()
+    options = {"ratio": 6, "progress": False, **FAST[method]}
     plain, record = compress_table(table, method, **options)
     measured, _ = compress_table(table, method, metric=metric, **options)
     assert record["metric"] is None and measured.stored_bytes == plain.stored_bytes
