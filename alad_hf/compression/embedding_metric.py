@@ -73,7 +73,7 @@ def embedding_metric(
             for batch in calibration.batches:
                 loss = summed_loss(encoder, batch, labelled=False, generator=generator)
                 (gradient,) = torch.autograd.grad(loss, vectors.pop())
-                rows = gradient[batch["attention_mask"].bool().to(gradient.device)].cpu().double()
+                rows = gradient.flatten(0, 1).cpu().double()  # of padding zeros: no state of a token reads it
                 products = rows.T @ rows if products is None else products.addmm_(rows.T, rows)
     finally:
         handle.remove()

@@ -127,6 +127,15 @@ def test_svd_is_the_best_of_its_rank_in_the_metric():
     assert record["metric"] == "given"
 
 
+def test_a_bias_is_brought_back_too():
+    """Centred, the best bias is the mean row in any metric."""
+    table, metric = power_law_table(), anisotropic()
+    embedding, _ = compress_table(table, "svd", rank=5, centred=True, metric=metric, factor_dtype="float32")
+    factor = torch.linalg.cholesky(metric.double())
+    left = torch.linalg.svdvals((table - table.mean(dim=0)).double() @ factor)[5:].square().sum().item()
+    assert metric_error(table, embedding.dense(), metric) == pytest.approx(left, rel=1e-3)
+
+
 @pytest.mark.parametrize("method", FAST)
 def test_every_method_errs_less_in_the_metric_that_it_is_given(method):
     table, metric = power_law_table(800), anisotropic()
