@@ -27,6 +27,8 @@ class Coordinates:
             ValueError: It is not symmetric and positive definite, by a margin, or of another size.
         """
         accepted = "embedding_metric makes one; with a larger ridge, directions count more alike."
+        if not isinstance(metric, torch.Tensor):  # such as what --option made of it
+            raise ValueError(f"metric must be a tensor, got {metric!r}. {accepted}")
         metric = metric.detach().cpu().double()
         if metric.shape != (columns, columns) or not metric.isfinite().all():
             raise ValueError(

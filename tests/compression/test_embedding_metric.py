@@ -200,6 +200,7 @@ def test_a_model_compressed_in_its_metric_keeps_more_of_its_states():
 @pytest.mark.parametrize(
     ("metric", "message"),
     [
+        (True, "must be a tensor, got True"),
         (torch.eye(15), "16 x 16 finite numbers"),
         (torch.eye(16) * math.nan, "16 x 16 finite numbers"),
         (torch.eye(16) + torch.ones(16, 16).triu(1), "must be symmetric"),
