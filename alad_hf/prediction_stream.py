@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 OutputFormat = Literal["jsonl", "conll"]
 
+# Enough for little padding; what a stop between two writes loses stays small.
+_BATCHES_AHEAD = 8
 _PREDICTIONS = ("entities", "tags", "answer")
 
 
@@ -123,7 +125,8 @@ def answer_stream(
         target: As for `tag_stream`.
         resume: As for `tag_stream`.
         handle_impossible_answer: Whether "no answer" (the answer "", from 0 to 0) takes part, as in SQuAD 2.0.
-        batch_size: Windows of one forward pass, and questions that are read ahead.
+        batch_size: Windows of one forward pass. So many questions times eight are read ahead, so that windows of like
+            length share a pass.
         max_length: Tokens of one window.
         overlap: Context tokens that consecutive windows share.
         show_progress: Whether to show a bar with the questions per second.
@@ -156,7 +159,7 @@ def answer_stream(
             raise ValueError(f"Line {record.line_number}: {error}") from error
 
     def predict(records: Iterator[Record]) -> Iterator[str]:
-        while batch := list(islice(records, batch_size)):
+        while batch := list(islice(records, _BATCHES_AHEAD * batch_size)):
             answers: Iterable[Any]
             try:
                 answers = answer(*([record.source[key] for record in batch] for key in ("question", "context")))

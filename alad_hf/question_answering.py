@@ -255,8 +255,10 @@ def _span_logits(
     lengths = [len(ids) for ids in features["input_ids"]]
     collate = DataCollatorWithPadding(tokenizer)
     logits = np.zeros((2, len(lengths), max(lengths)))
-    for begin in range(0, len(lengths), batch_size):
-        rows = range(begin, min(begin + batch_size, len(lengths)))
+    # Windows of like length share a batch; the longest first, so that a batch too large for the device fails at once.
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    for begin in range(0, len(order), batch_size):
+        rows = order[begin : begin + batch_size]
         batch = collate([{name: features[name][row] for name in names} for row in rows])
         with torch.inference_mode():
             output = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})

@@ -15,6 +15,7 @@ from tiny import VOCABULARY, tiny_config, tiny_tokenizer
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel
 from transformers.modeling_outputs import TokenClassifierOutput
 
+from alad_hf import prediction_stream
 from alad_hf.data.columns import parse_conll, parse_conllu
 from alad_hf.prediction_records import input_format_of, read_questions, read_records
 from alad_hf.prediction_stream import answer_stream, tag_stream
@@ -297,8 +298,11 @@ def test_formats_by_suffix() -> None:
         input_format_of(".xml")
 
 
-def test_questions_are_answered_in_batches_as_one_by_one(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_questions_are_answered_in_batches_as_one_by_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.manual_seed(0)
+    monkeypatch.setattr(prediction_stream, "_BATCHES_AHEAD", 2)
     answerer = QuestionAnswerer(AutoModelForQuestionAnswering.from_config(tiny_config()), tiny_tokenizer())
     rows = [{"id": n, "question": "who visited", "context": "Smith visited New York " * (n + 1)} for n in range(5)]
     content = "\n".join(map(json.dumps, rows)).encode()
@@ -327,7 +331,10 @@ def test_questions_are_answered_in_batches_as_one_by_one(tmp_path: Path, capsys:
         ({"question": "who", "context": "\u200b"}, r"Line 7: The context of example 'who' holds no character"),
     ],
 )
-def test_answers_before_a_question_without_one_are_written(bad: dict, message: str, tmp_path: Path) -> None:
+def test_answers_before_a_question_without_one_are_written(
+    bad: dict, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prediction_stream, "_BATCHES_AHEAD", 1)
     torch.manual_seed(0)
     answerer = QuestionAnswerer(AutoModelForQuestionAnswering.from_config(tiny_config()), tiny_tokenizer())
     rows = [{"id": n, "question": "who visited", "context": f"Smith visited {'abcdefgh'[n]}"} for n in range(8)]

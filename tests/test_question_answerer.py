@@ -112,6 +112,21 @@ def test_batching_does_not_change_the_answers(random_model):
         assert [row["score"] for row in one] == pytest.approx([row["score"] for row in other], rel=1e-4)
 
 
+def test_windows_of_like_length_share_a_batch(random_model):
+    widths = []
+    random_model.register_forward_pre_hook(
+        lambda _, args, kwargs: widths.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    answerer = QuestionAnswerer(random_model, tiny_tokenizer())
+    contexts = ["a b c d e f", "a"] * 4  # of 6 and 1 tokens; the question and three special tokens make it 10 and 5
+    answers = answerer(["a"] * 8, contexts, batch_size=4)
+    assert widths == [10, 5]
+    for answer, context in zip(answers, contexts, strict=True):
+        alone = answerer("a", context)
+        assert answer | {"score": 0} == alone | {"score": 0}
+        assert answer["score"] == pytest.approx(alone["score"], rel=1e-4)
+
+
 @pytest.mark.parametrize("question", ["a", "in london", "b c"])
 def test_equals_brute_force_over_a_single_window(random_model, question):
     tokenizer = tiny_tokenizer()
