@@ -63,6 +63,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "pq": {"method": "pq"},
     "pq_weighted": {"method": "pq", "weights": "text"},
     "pq_weighted_kept": {"method": "pq", "kept_rows": 476, "weights": "text"},
+    "pq_weighted_kept_rotated": {"method": "pq", "kept_rows": 476, "weights": "text", "rotation": True},
+    "pq_metric_kept": {"method": "pq", "kept_rows": 476, "weights": "text", "metric": True},
     "int8": {"method": "int8"},
     "int4": {"method": "int4"},
 }

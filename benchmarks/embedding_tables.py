@@ -26,6 +26,8 @@ METHOD_NAMES = {
     "pq": "product quantization",
     "pq_weighted": "product quantization, tokens weighted by text",
     "pq_weighted_kept": "product quantization, tokens weighted by text, rows kept",
+    "pq_weighted_kept_rotated": "product quantization, weighted, rows kept, rotated",
+    "pq_metric_kept": "product quantization, weighted, rows kept, in the encoder's metric",
     "int8": "int8",
     "int4": "int4",
 }

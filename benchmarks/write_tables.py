@@ -35,6 +35,7 @@ ARM_NAMES = {
 PAIR_NAMES = {
     "minilm": {"teacher": "MiniLM-L6", "student": "its first 2 layers"},
     "mpnet": {"teacher": "all-mpnet-base-v2", "student": "MiniLM-L3"},
+    "mpnet_l6": {"teacher": "all-mpnet-base-v2", "student": "MiniLM-L6"},
 }
 
 
@@ -411,6 +412,7 @@ TABLES = {
     "recovery": recovery,
     "recovery_longer": partial(recovery, results="recovery_longer"),
     "recovery_mpnet": partial(recovery, "mpnet"),
+    "recovery_mpnet_l6": partial(recovery, "mpnet_l6"),
     "speed": speed,
     "shapes": shapes,
     "embedding_compression": embedding_compression,
@@ -431,6 +433,7 @@ TABLES = {
 RESULTS_OF = {
     "ablations_mpnet": "ablations",
     "recovery_mpnet": "recovery",
+    "recovery_mpnet_l6": "recovery",
     "grafting_recovered": "grafting",
     "small_students": "grafting",
     "shapes": "speed",

@@ -11,6 +11,7 @@ import typer
 import yaml  # type: ignore[import-untyped]
 from transformers import PreTrainedModel
 
+from ..compression.embeddings import EMBEDDING_METHODS, compress_embeddings, embedding_table
 from ..compression.grafting import PairChoice
 from .application import Report, console, verb
 from .evaluate import load_split
@@ -28,9 +29,6 @@ _OPTIONS_OF: dict[str, tuple[str, ...]] = {
     "recursive": ("num_layers", "embedding_size", "num_bytes", "text", "seed"),
 }
 _OPTIONS_OF_EMBEDDINGS = ("ratio", "num_bytes")
-_RANDOM = ("autoencoder", "lighttoken", "pq")
-_MEASURED_BY_TEXT = ("svd", "autoencoder", "lighttoken")
-_WEIGHTED_BY_TEXT = ("svd", "autoencoder", "lighttoken", "pq")
 
 
 @verb()
@@ -81,8 +79,8 @@ def compress(
     metric: Annotated[
         bool | None,
         typer.Option(
-            help="svd, autoencoder, lighttoken with --text: err in those directions of which the encoder makes least. "
-            "[default: metric]"
+            help="svd, autoencoder, lighttoken, pq with --text: err in those directions of which the encoder makes "
+            "least. [default: metric]"
         ),
     ] = None,
     num_bytes: Annotated[
@@ -164,8 +162,9 @@ def compress(
 def _options_of(method: str) -> tuple[str, ...]:
     if method in _OPTIONS_OF:
         return _OPTIONS_OF[method]
-    further = {"seed": _RANDOM, "text": _WEIGHTED_BY_TEXT, "metric": _MEASURED_BY_TEXT}
-    return (*_OPTIONS_OF_EMBEDDINGS, *(name for name, methods in further.items() if method in methods))
+    known = EMBEDDING_METHODS[method]
+    further = {"seed": known.draws, "text": known.reads_weights, "metric": known.reads_metric}
+    return (*_OPTIONS_OF_EMBEDDINGS, *(name for name, reads in further.items() if reads))
 
 
 def _parsed(listed: list[str], own: Collection[str] = ()) -> dict[str, Any]:
@@ -252,13 +251,12 @@ def _with_text(method: str, options: dict[str, Any]) -> dict[str, Any]:
 def _embeddings(method: str) -> Callable[[PreTrainedModel, dict[str, Any]], PreTrainedModel]:
     def compress_them(model: PreTrainedModel, options: dict[str, Any]) -> PreTrainedModel:
         from ..compression.embedding_metric import embedding_metric
-        from ..compression.embeddings import compress_embeddings, embedding_table
         from ..compression.row_weights import token_weights
 
         if "texts" in options:
             lines, tokenizer = options.pop("texts"), options.pop("tokenizer")
             options["row_weights"] = token_weights(lines, tokenizer, len(embedding_table(model)))
-            if options.pop("metric", method in _MEASURED_BY_TEXT):
+            if options.pop("metric", EMBEDDING_METHODS[method].reads_metric):
                 options["metric"] = embedding_metric(model, lines, tokenizer)
         if "num_bytes" in options:
             options["bytes"] = options.pop("num_bytes")

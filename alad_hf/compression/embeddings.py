@@ -72,9 +72,9 @@ def compress_embeddings(
             is the option to try first. None: for "lighttoken" `order_weights`, for the others all alike.
             "int8" and "int4" take none.
         metric: (width, width) positive definite: an error e of a row counts as e @ metric @ e; `embedding_metric`
-            makes one of the encoder and text. None: all directions count alike. For "lighttoken", "svd" and
-            "autoencoder"; kept rows are rounded without it. The record's cosines and RMSE are of the plain vectors,
-            and become worse while the score becomes better.
+            makes one of the encoder and text. None: all directions count alike. For all but "int8" and "int4"; "pq"
+            stores a rotation with it, and kept rows are rounded without it. The record's cosines and RMSE are of the
+            plain vectors, and become worse while the score becomes better.
         seed: Of all that is drawn; the same seed gives the same codes on the same machine.
         progress: Show progress bars.
         **options: Of the method. They fix sizes that the budget would choose, and one of `rank`, `bits` and
@@ -152,9 +152,9 @@ def compress_table(
     Raises:
         ValueError: As `compress_embeddings`.
     """
-    if method not in _METHODS:
-        raise ValueError(f"method must be one of {sorted(_METHODS)}, got {method!r}.")
-    known = _METHODS[method]
+    if method not in EMBEDDING_METHODS:
+        raise ValueError(f"method must be one of {sorted(EMBEDDING_METHODS)}, got {method!r}.")
+    known = EMBEDDING_METHODS[method]
     unknown = sorted(set(options) - set(known.options))
     if unknown:
         raise ValueError(f"{unknown} are no options of method={method!r}, which has {sorted(known.options)}.")
@@ -169,7 +169,7 @@ def compress_table(
     coordinates = None
     if metric is not None:
         if not known.reads_metric:
-            takers = sorted(name for name, one in _METHODS.items() if one.reads_metric)
+            takers = sorted(name for name, one in EMBEDDING_METHODS.items() if one.reads_metric)
             raise ValueError(f"method={method!r} cannot follow a metric, {takers} can: leave metric out.")
         coordinates = Coordinates.of(metric, table.shape[1])
     dense = table.numel() * 4
@@ -261,13 +261,19 @@ Made = tuple[CompressedEmbedding, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class _Method:
+class EmbeddingMethod:
+    """How one method is called, and what it can be given."""
+
     make: Callable[..., Made]
     options: tuple[str, ...]
     sized_by: str | None
     """The option that may stand in place of a budget; None: the size is fixed."""
-    reads_weights: bool
-    reads_metric: bool = False
+    reads_weights: bool = True
+    """Row weights, and"""
+    reads_metric: bool = True
+    """a metric."""
+    draws: bool = True
+    """Whether a seed says what it draws."""
     keeps_rows: bool = False
     """Whether it keeps some rows by default."""
 
@@ -355,6 +361,8 @@ def _product_quantization(
     rank: int | None = None,
     iterations: int = 20,
 ) -> Made:
+    # A metric's coordinates need a matrix to come back from, in which a rotation of theirs costs nothing.
+    rotation |= task.coordinates is not None
     sizes = product_quantization_sizes(
         *task.shape,
         task.budget,
@@ -364,9 +372,9 @@ def _product_quantization(
         centroids=centroids,
         rank=rank,
     )
-    low_rank = truncated_svd(task.table, sizes["rank"], row_weights=task.row_weights)
+    low_rank = truncated_svd(task.targets, sizes["rank"], row_weights=task.row_weights)
     quantized = quantize_parts(
-        task.table - low_rank.dense(),
+        task.targets - low_rank.dense(),
         sizes["subvectors"],
         centroids=sizes["centroids"],
         iterations=iterations,
@@ -378,9 +386,9 @@ def _product_quantization(
     embedding = ProductQuantizedEmbedding.from_codes(
         quantized.codes.long(),
         quantized.codebooks,
-        rotation=quantized.rotation,
+        rotation=None if quantized.rotation is None else task.brought_back(quantized.rotation),
         latents=low_rank.latents if sizes["rank"] else None,
-        low_rank_decoder=low_rank.decoder if sizes["rank"] else None,
+        low_rank_decoder=task.brought_back(low_rank.decoder.T).T if sizes["rank"] else None,
         factor_dtype=task.factor_dtype,
     )
     return embedding, {"iterations": iterations}
@@ -402,7 +410,7 @@ def _int4(task: _Task, *, clipping: bool = True) -> Made:
     return _integers(task, 4, clipping=clipping), {"clipping": clipping}
 
 
-def _kept_rows(task: _Task, method: _Method, wanted: int | None, *, sized: bool) -> int:
+def _kept_rows(task: _Task, method: EmbeddingMethod, wanted: int | None, *, sized: bool) -> int:
     """How many rows are kept by themselves: what is wanted, or what is good where it has been tried."""
     rows, columns = task.shape
     if wanted is None:
@@ -419,7 +427,7 @@ def _kept_rows(task: _Task, method: _Method, wanted: int | None, *, sized: bool)
     return wanted
 
 
-def _beside_kept_rows(task: _Task, method: _Method, kept_rows: int, options: dict[str, Any]) -> Made:
+def _beside_kept_rows(task: _Task, method: EmbeddingMethod, kept_rows: int, options: dict[str, Any]) -> Made:
     """What a method makes of all rows but the kept ones, and these beside it."""
     if not kept_rows:
         return method.make(task, **options)
@@ -449,32 +457,26 @@ def _recorded(specification: dict[str, Any]) -> dict[str, Any]:
 
 
 _TRAINING = ("start", "epochs", "final_epochs", "batch_size", "learning_rate")
-_METHODS = {
-    "svd": _Method(_svd, ("kept_rows", "rank", "centred"), "rank", reads_weights=True, reads_metric=True),
-    "autoencoder": _Method(
-        _autoencoder, ("kept_rows", "rank", *_TRAINING), "rank", reads_weights=True, reads_metric=True
-    ),
-    "lighttoken": _Method(
+EMBEDDING_METHODS = {
+    "svd": EmbeddingMethod(_svd, ("kept_rows", "rank", "centred"), "rank", draws=False),
+    "autoencoder": EmbeddingMethod(_autoencoder, ("kept_rows", "rank", *_TRAINING), "rank"),
+    "lighttoken": EmbeddingMethod(
         _lighttoken,
         ("kept_rows", "rank", "bits", "stages", "start", "refinement", "balance"),
         "bits",
-        reads_weights=True,
-        reads_metric=True,
         keeps_rows=True,
     ),
-    "pq": _Method(
+    "pq": EmbeddingMethod(
         _product_quantization,
         ("kept_rows", "subvectors", "centroids", "rotation", "rank", "iterations"),
         "subvectors",
-        reads_weights=True,
     ),
-    "int8": _Method(_int8, (), None, reads_weights=False),
-    "int4": _Method(_int4, ("clipping",), None, reads_weights=False),
+    "int8": EmbeddingMethod(_int8, (), None, reads_weights=False, reads_metric=False, draws=False),
+    "int4": EmbeddingMethod(_int4, ("clipping",), None, reads_weights=False, reads_metric=False, draws=False),
 }
-METHODS = tuple(_METHODS)
 
 
-def _budget(table: torch.Tensor, ratio: float | None, bytes: int | None, method: _Method) -> int:
+def _budget(table: torch.Tensor, ratio: float | None, bytes: int | None, method: EmbeddingMethod) -> int:
     if ratio is None and bytes is None:
         raise ValueError(
             f"Say how small: ratio=25, bytes=..., or {method.sized_by}=... (--ratio 25, --bytes, or --option "
@@ -483,4 +485,4 @@ def _budget(table: torch.Tensor, ratio: float | None, bytes: int | None, method:
     return byte_budget(*table.shape, ratio=ratio, num_bytes=bytes)
 
 
-__all__ = ["METHODS", "compress_embeddings", "compress_table", "embedding_table"]
+__all__ = ["EMBEDDING_METHODS", "compress_embeddings", "compress_table", "embedding_table"]

@@ -48,7 +48,8 @@ def quantize_parts(
         centroids: Entries of a codebook, at most 256 and at most the rows.
         iterations: Of k-means (Lloyd), from centroids drawn among the rows.
         rotations: How often a rotation of the columns is fitted to the codes in closed form (orthogonal Procrustes),
-            each time with a quarter of the iterations, before the last k-means. 0: no rotation. Ge et al. 2013.
+            each time with a quarter of the iterations, before the last k-means. It begins at the principal axes, dealt
+            out so that no part has more to code than another. 0: no rotation. Ge et al. 2013, both solutions.
         row_weights: (rows,) non-negative; squared errors of rows count so much. None: all alike.
         seed: Draws the first centroids.
         progress: Show a progress bar.
@@ -64,16 +65,14 @@ def quantize_parts(
     weights = torch.ones(rows) if row_weights is None else row_weights.float()
     generator = torch.Generator().manual_seed(seed)
     first = [torch.randperm(rows, generator=generator)[:centroids] for _ in range(parts)]
-    vectors = _cut(matrix, parts)
+    rotation = _balanced_axes(matrix, weights, parts) if rotations else None
+    vectors = _cut(matrix if rotation is None else matrix @ rotation.T, parts)
     codebooks = torch.stack([part[chosen] for part, chosen in zip(vectors, first, strict=True)])
-    rotation = None
     with tqdm(total=iterations + rotations * (iterations // 4), desc="k-means", disable=not progress) as bar:
-        if rotations:
-            rotation = torch.eye(columns)
-            for _ in range(rotations):
-                codes, codebooks = _k_means(vectors, codebooks, weights, iterations // 4, bar)
-                rotation = _procrustes(ProductCodes(codes, codebooks).dense(), matrix, weights)
-                vectors = _cut(matrix @ rotation.T, parts)
+        for _ in range(rotations):
+            codes, codebooks = _k_means(vectors, codebooks, weights, iterations // 4, bar)
+            rotation = _procrustes(ProductCodes(codes, codebooks).dense(), matrix, weights)
+            vectors = _cut(matrix @ rotation.T, parts)
         codes, codebooks = _k_means(vectors, codebooks, weights, iterations, bar)
     return ProductCodes(codes, codebooks, rotation)
 
@@ -108,6 +107,28 @@ def _nearest(vectors: torch.Tensor, codebooks: torch.Tensor) -> torch.Tensor:
         ],
         dim=1,
     )
+
+
+def _balanced_axes(matrix: torch.Tensor, weights: torch.Tensor, parts: int) -> torch.Tensor:
+    """The principal axes as rows (columns, columns), in an order in which all parts have like products of variances.
+
+    The error of a part follows the product of its variances, whatever their sum. So each axis, in the order of their
+    variances, goes to that part with room whose product is the smallest so far ("eigenvalue allocation").
+    """
+    mass, values = weights.double(), matrix.double()
+    mass = mass / mass.sum()
+    centred = values - mass @ values
+    variances, axes = torch.linalg.eigh((centred * mass.unsqueeze(1)).T @ centred)
+    # In logarithms above the smallest, so that a part without an axis is never behind one that has some.
+    logarithms = variances.clamp(min=max(1e-12 * float(variances[-1]), torch.finfo(torch.double).tiny)).log()
+    logarithms = (logarithms - logarithms[0]).tolist()
+    dealt: list[list[int]] = [[] for _ in range(parts)]
+    products = [0.0] * parts
+    for axis in reversed(range(len(logarithms))):
+        part = min((part for part in range(parts) if len(dealt[part]) < len(axes) // parts), key=products.__getitem__)
+        dealt[part].append(axis)
+        products[part] += logarithms[axis]
+    return axes.T[[axis for part in dealt for axis in part]].float()
 
 
 def _procrustes(quantized: torch.Tensor, matrix: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -25,6 +25,7 @@ FAST = {
     "svd": {},
     "autoencoder": {"epochs": 6, "final_epochs": 2, "start": "svd"},
     "lighttoken": {"kept_rows": 0},
+    "pq": {"rotation": True},
 }
 
 
@@ -166,6 +167,18 @@ def test_a_low_rank_part_beside_codes_is_brought_back_too():
     assert metric_error(table, embedding.dense(), metric) < metric_error(table, alone, metric)
 
 
+@pytest.mark.parametrize("rank", [0, 3])
+def test_codebooks_and_a_low_rank_part_beside_them_are_brought_back(rank):
+    """Enough codes to come near the table, in the metric and out of it."""
+    table, metric = power_law_table(2000), anisotropic()
+    options = {"subvectors": 8, "centroids": 256, "rank": rank, "progress": False, "factor_dtype": "float32"}
+    embedding, record = compress_table(table, "pq", metric=metric, **options)
+    assert record["rotation"] and record["rank"] == rank
+    nothing = torch.zeros_like(table)
+    assert metric_error(table, embedding.dense(), metric) < 0.02 * metric_error(table, nothing, metric)
+    assert squared_error(table, embedding.dense()) < 0.1 * squared_error(table, nothing)
+
+
 def test_kept_rows_are_those_and_as_exact_as_without_a_metric():
     table = power_law_table()
     weights = torch.ones(400)
@@ -213,9 +226,10 @@ def test_metrics_that_are_none(metric, message):
         compress_table(power_law_table(), "svd", ratio=4, metric=metric)
 
 
-@pytest.mark.parametrize("method", ["pq", "int8", "int4"])
+@pytest.mark.parametrize("method", ["int8", "int4"])
 def test_methods_that_follow_no_metric_say_so(method):
-    with pytest.raises(ValueError, match=r"cannot follow a metric, \['autoencoder', 'lighttoken', 'svd'\] can"):
+    takers = r"\['autoencoder', 'lighttoken', 'pq', 'svd'\]"
+    with pytest.raises(ValueError, match=rf"cannot follow a metric, {takers} can"):
         compress_table(power_law_table(), method, ratio=3, metric=torch.eye(16))
 
 

@@ -12,7 +12,7 @@ from tiny import TAGS, random_batch, tiny_config
 from torch import nn
 from transformers import AutoModel, AutoModelForTokenClassification, BertForTokenClassification, BertModel
 
-from alad_hf.compression.embeddings import METHODS, compress_embeddings, compress_table, embedding_table
+from alad_hf.compression.embeddings import EMBEDDING_METHODS, compress_embeddings, compress_table, embedding_table
 from alad_hf.compression.lighttoken import binary_factors
 from alad_hf.compression.row_weights import order_weights, rows_to_keep, token_weights
 
@@ -37,7 +37,7 @@ def tagger():
     return model
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", EMBEDDING_METHODS)
 def test_stores_what_the_record_says_and_loads_alone(method, tagger, tmp_path):
     small = compress_embeddings(tagger, method, **sized(method, 3), progress=False, **FAST.get(method, {}))
     record = small.config.compression["embedding"]
@@ -62,7 +62,7 @@ def test_stores_what_the_record_says_and_loads_alone(method, tagger, tmp_path):
     assert again.config.compression["embedding"] == json.loads(json.dumps(record))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", EMBEDDING_METHODS)
 def test_model_is_left_alone_and_seed_decides(method, tagger):
     before = tagger.get_input_embeddings().weight.clone()
     tables = [

@@ -57,6 +57,34 @@ def test_rotation_is_orthogonal_and_helps_where_parts_depend_on_each_other():
     assert squared_error(table, rotated.dense()) < 0.95 * squared_error(table, plain.dense())
 
 
+def test_a_rotation_begins_with_parts_that_have_as_much_to_code():
+    # Independent columns, the two that vary most in one part: each of them belongs beside one of the others.
+    table = torch.randn(2000, 4) * torch.tensor([8.0, 8.0, 1.0, 1.0])
+    mixed = table @ torch.linalg.qr(torch.randn(4, 4)).Q
+    by_hand = squared_error(table[:, [0, 2, 1, 3]], quantize(table[:, [0, 2, 1, 3]], 2, iterations=40).dense())
+
+    assert squared_error(table, quantize(table, 2, iterations=40).dense()) > 1.4 * by_hand
+    for given in (table, mixed):
+        rotated = quantize(given, 2, iterations=40, rotations=1)
+        assert squared_error(given, rotated.dense()) < 1.1 * by_hand
+
+
+def test_weighted_rows_say_which_columns_vary():
+    table = torch.randn(2000, 4) * torch.tensor([8.0, 8.0, 1.0, 1.0])
+    table[1000:] = table[1000:].flip(1)[:, [0, 2, 1, 3]]  # of these it would be right to leave the columns as they are
+    weights = torch.cat([torch.ones(1000), torch.full((1000,), 1e-3)])
+    heavy = [
+        quantize(table, 2, iterations=40, row_weights=weights, **options).dense()[:1000]
+        for options in ({}, {"rotations": 1})
+    ]
+    assert squared_error(table[:1000], heavy[1]) < 0.75 * squared_error(table[:1000], heavy[0])
+
+
+def test_a_constant_table_can_be_rotated():
+    table = torch.ones(20, 4)
+    torch.testing.assert_close(quantize(table, 2, rotations=1, iterations=4).dense(), table)
+
+
 def test_weighted_rows_are_nearer():
     table = power_law_table()
     weights = torch.ones(400)
