@@ -36,6 +36,8 @@ STYLES = {
     "pq": ("#fdae61", "^"),
     "pq_weighted": ("#d95f02", "X"),
     "pq_weighted_kept": ("#7f3b08", "X"),
+    "pq_weighted_kept_rotated": ("#b35806", "h"),
+    "pq_metric_kept": ("#fb6a4a", "h"),
     "int8": ("#000000", "*"),
     "int4": ("#e7298a", "*"),
 }
@@ -48,7 +50,7 @@ def embedding_compression(results_file: str) -> None:
         if len({key.split("@")[1] for key in runs if "@" in key}) < CURVES[results_file]:
             continue
         metric = "accuracy" if task == "ewt_pos" else "f1"
-        figure, axes = pyplot.subplots(figsize=(11, 5.5), layout="constrained")
+        figure, axes = pyplot.subplots(figsize=(12, 5.5), layout="constrained")
         dense = runs["dense"]["test"][metric]
         axes.axhline(dense, color="black", linestyle=":", linewidth=1)
         axes.annotate(f"uncompressed, 46.9 MB: {dense:.1f}", (0.01, dense), xycoords=("axes fraction", "data"),
