@@ -80,7 +80,7 @@ def compress(
         bool | None,
         typer.Option(
             help="svd, autoencoder, lighttoken, pq with --text: err in those directions of which the encoder makes "
-            "least. [default: metric]"
+            "least. [default: metric; no-metric for pq, which stores a matrix with it]"
         ),
     ] = None,
     num_bytes: Annotated[
@@ -256,7 +256,8 @@ def _embeddings(method: str) -> Callable[[PreTrainedModel, dict[str, Any]], PreT
         if "texts" in options:
             lines, tokenizer = options.pop("texts"), options.pop("tokenizer")
             options["row_weights"] = token_weights(lines, tokenizer, len(embedding_table(model)))
-            if options.pop("metric", EMBEDDING_METHODS[method].reads_metric):
+            known = EMBEDDING_METHODS[method]
+            if options.pop("metric", known.reads_metric and not known.stores_metric):
                 options["metric"] = embedding_metric(model, lines, tokenizer)
         if "num_bytes" in options:
             options["bytes"] = options.pop("num_bytes")

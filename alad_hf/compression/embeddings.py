@@ -271,7 +271,9 @@ class EmbeddingMethod:
     reads_weights: bool = True
     """Row weights, and"""
     reads_metric: bool = True
-    """a metric."""
+    """a metric,"""
+    stores_metric: bool = False
+    """which may take bytes of the budget, so that it is not always worth it."""
     draws: bool = True
     """Whether a seed says what it draws."""
     keeps_rows: bool = False
@@ -470,6 +472,7 @@ EMBEDDING_METHODS = {
         _product_quantization,
         ("kept_rows", "subvectors", "centroids", "rotation", "rank", "iterations"),
         "subvectors",
+        stores_metric=True,
     ),
     "int8": EmbeddingMethod(_int8, (), None, reads_weights=False, reads_metric=False, draws=False),
     "int4": EmbeddingMethod(_int4, ("clipping",), None, reads_weights=False, reads_metric=False, draws=False),

@@ -211,25 +211,25 @@ def test_compress_embeddings(folder: Path, tmp_path: Path, run, options: tuple) 
 @pytest.mark.parametrize("method", ["svd", "autoencoder", "lighttoken", "pq"])
 def test_compress_weights_tokens_by_the_text(method: str, folder: Path, tmp_path: Path, run) -> None:
     (tmp_path / "text.txt").write_text("Smith went to London\n" * 50)
-    arguments = ("compress", folder / "teacher", "--output", tmp_path / "out", "--method", method, "--bytes", 2000)
-    run(*arguments, "--text", tmp_path / "text.txt")
+    arguments = ("compress", folder / "teacher", "--output", tmp_path / "out", "--method", method, "--bytes", 4000)
     teacher = AutoModelForTokenClassification.from_pretrained(folder / "teacher")
     rows = len(teacher.get_input_embeddings().weight)
     lines = ["Smith went to London"] * 50
     weights = token_weights(lines, tiny_tokenizer(), rows)
     assert len(weights.unique()) > 1
-    sized = {"bytes": 2000, "progress": False}
-    reads_metric = method != "pq"
-    metric = embedding_metric(teacher, lines, tiny_tokenizer()) if reads_metric else None
-    given = [{"row_weights": weights, "metric": metric}, {"row_weights": weights}, {}]
-    tables = [compress_embeddings(teacher, method, **sized, **one).get_input_embeddings().dense() for one in given]
-    written = AutoModelForTokenClassification.from_pretrained(tmp_path / "out").get_input_embeddings().dense()
-    torch.testing.assert_close(written, tables[0])
-    assert torch.allclose(tables[0], tables[1]) != reads_metric and not torch.allclose(tables[1], tables[2])
-    if reads_metric:
-        run(*arguments, "--text", tmp_path / "text.txt", "--no-metric")
+    metric = embedding_metric(teacher, lines, tiny_tokenizer())
+    given = {"metric": {"row_weights": weights, "metric": metric}, "no-metric": {"row_weights": weights}, "": {}}
+    tables = {
+        name: compress_embeddings(teacher, method, bytes=4000, progress=False, **one).get_input_embeddings().dense()
+        for name, one in given.items()
+    }
+    assert not torch.allclose(tables["metric"], tables["no-metric"])
+    assert not torch.allclose(tables["no-metric"], tables[""])
+    default = "no-metric" if method == "pq" else "metric"
+    for option, expected in (((), default), (("--metric",), "metric"), (("--no-metric",), "no-metric")):
+        run(*arguments, "--text", tmp_path / "text.txt", *option)
         written = AutoModelForTokenClassification.from_pretrained(tmp_path / "out").get_input_embeddings().dense()
-        torch.testing.assert_close(written, tables[1])
+        torch.testing.assert_close(written, tables[expected])
 
 
 def test_compress_to_a_recursive_encoder(folder: Path, tmp_path: Path, run) -> None:
@@ -449,7 +449,7 @@ def test_questions_from_training_to_answers(folder: Path, tmp_path: Path, run) -
         ),
         (["compress", "{student}", "--method", "int8", "--seed", "1", "--output", "{out}"], "nothing that --seed"),
         (["compress", "{student}", "--method", "svd", "--no-metric", *TASK[2:]], "of --text, which is missing"),
-        (["compress", "{student}", "--method", "pq", "--metric", *TASK[2:]], "nothing that --metric could do"),
+        (["compress", "{student}", "--method", "int8", "--metric", *TASK[2:]], "nothing that --metric could do"),
         (["compress", "{tagger}", "--method", "int8", "--output", "{out}"], "student first, then align the result"),
         (
             ["compress", "{teacher}", "--method", "prune", "--data", "{corpus}", "--output", "{out}"],
