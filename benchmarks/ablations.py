@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from recovery import LEARNING_RATES, PAIRS, Experiment, add_teacher_options
+from recovery import PAIRS, Experiment, add_teacher_options
 from recovery_tasks import TASKS
 from transformers import PreTrainedModel, set_seed
 from transformers.utils import logging as transformers_logging
@@ -90,7 +90,7 @@ class Ablation(Experiment):
         model = self.build_variant(variant)
         if variant.closed_form_start:
             fit_adapter(model, self.with_signal("text"), tokenizer=self.tokenizer)
-        learning_rate = variant.learning_rate or LEARNING_RATES[variant.arm]
+        learning_rate = variant.learning_rate or self.learning_rate(variant.arm)
         result = self.fit(model, self.training_rows(variant.arm), seed=seed, learning_rate=learning_rate)
         return result | {
             "validation": self.score(model, "validation"),

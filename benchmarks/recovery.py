@@ -323,6 +323,10 @@ class Experiment:
         model.detach_teacher()
         return model
 
+    def learning_rate(self, arm: str) -> float:
+        """The peak of an arm's schedule."""
+        return self.pair.learning_rates.get(arm, self.pair.rate * LEARNING_RATES[arm])
+
     def run(self, arm: str, seed: int) -> dict[str, Any]:
         """Train one arm and measure it."""
         if arm == "teacher":
@@ -330,7 +334,7 @@ class Experiment:
             return json.loads((self.work / "teacher" / "dev.json").read_text())
         set_seed(seed)
         model = self.build(arm)
-        rate = self.pair.learning_rates.get(arm, self.pair.rate * LEARNING_RATES[arm])
+        rate = self.learning_rate(arm)
         with distilling(model) if arm == "distilled" else nullcontext():
             result = self.fit(model, self.training_rows(arm), seed=seed, learning_rate=rate)
         return result | {
