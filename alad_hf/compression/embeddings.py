@@ -269,11 +269,11 @@ class EmbeddingMethod:
     sized_by: str | None
     """The option that may stand in place of a budget; None: the size is fixed."""
     reads_weights: bool = True
-    """Row weights, and"""
+    """Whether it takes row weights."""
     reads_metric: bool = True
-    """a metric,"""
+    """Whether it takes a metric."""
     stores_metric: bool = False
-    """which may take bytes of the budget, so that it is not always worth it."""
+    """Whether a metric takes bytes of the budget, so that it is not always worth it."""
     draws: bool = True
     """Whether a seed says what it draws."""
     keeps_rows: bool = False
@@ -359,12 +359,18 @@ def _product_quantization(
     *,
     subvectors: int | None = None,
     centroids: int | None = None,
-    rotation: bool = False,
+    rotation: bool | None = None,
     rank: int | None = None,
     iterations: int = 20,
 ) -> Made:
+    measured = task.coordinates is not None
+    if measured and rotation is False:
+        raise ValueError(
+            "rotation=False leaves no matrix in which a metric could be stored: leave one of the two out "
+            "(--no-metric on the command line)."
+        )
     # A metric's coordinates need a matrix to come back from, in which a rotation of theirs costs nothing.
-    rotation |= task.coordinates is not None
+    rotation = measured if rotation is None else rotation
     sizes = product_quantization_sizes(
         *task.shape,
         task.budget,

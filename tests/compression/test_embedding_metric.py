@@ -233,6 +233,11 @@ def test_methods_that_follow_no_metric_say_so(method):
         compress_table(power_law_table(), method, ratio=3, metric=torch.eye(16))
 
 
+def test_product_quantization_needs_its_rotation_for_a_metric():
+    with pytest.raises(ValueError, match="rotation=False leaves no matrix in which a metric could be stored"):
+        compress_table(power_law_table(), "pq", ratio=3, rotation=False, metric=torch.eye(16))
+
+
 def test_bad_arguments_of_the_metric():
     model, tokenizer = model_of(), tiny_tokenizer()
     with pytest.raises(ValueError, match="no text"):
