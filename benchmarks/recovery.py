@@ -5,7 +5,7 @@
 Within a task every student arm takes the same number of optimiser steps with batches of the same size. The arms that
 can learn from unlabelled text (distillation and AlAd) read the same text, mixed among the labels; the others spend all
 steps on the labels. Distillation differs from joint AlAd in nothing but the adapter, the alignment of states and the
-learning rate. Of six evaluations on dev, and one after the last step, the best is kept, and its score is given on test.
+learning rate. Of six evaluations on dev and one after the last step the best is kept, and its score is given on test.
 One teacher a task (seed 0) serves all seeds. Training in bfloat16 autocast, or with --float32 without. Results are
 added to the JSON file run by run, so that a stopped run goes on.
 """
