@@ -21,6 +21,7 @@ from ..models.modeling_compressed_encoder import (
 )
 from ..models.own_encoders import own_task_models
 from ..models.quantized_student import is_quantized
+from ..models.student import cast_parameters
 from .layer_lists import check_no_adapter
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ def wrap_encoder(
     wrapped: Any = kind(config)
     wrapped.config.name_or_path = model.name_or_path
     wrapped.name_or_path = model.name_or_path
-    wrapped.to(device=model.device, dtype=model.dtype)
+    cast_parameters(wrapped.to(model.device), model.dtype)
     _copy_encoder(source, wrapped.base_model.encoder, keep_embedding=embedding is None)
     if embedding is not None:
         wrapped.get_input_embeddings().load_state_dict(embedding.state_dict())
@@ -143,7 +144,9 @@ def _copy_encoder(source: PreTrainedModel, target: PreTrainedModel, *, keep_embe
     weights = source.state_dict()
     replaced = () if keep_embedding else (_embedding_prefix(source), _embedding_prefix(target))
     weights = {name: value for name, value in weights.items() if not (replaced and name.startswith(replaced))}
-    poolers = [name for name in weights if name.startswith("pooler.")]
+    # Some classes, such as BigBird's tagger, have a pooler that no argument leaves out.
+    own = target.state_dict()
+    poolers = [name for name in weights if name.startswith("pooler.") and name not in own]
     if poolers:
         logger.info("The pooler of a %s is left behind: compressed encoders have none.", type(source).__name__)
     weights = {name: value for name, value in weights.items() if name not in poolers}

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from .configuration_alad import AlAdConfig
 from .quantized_student import check_frozen, float_config, keep_quantization
-from .student import bare_encoder, load_student
+from .student import bare_encoder, cast_parameters, load_student
 from .teacher import (
     TeacherColumns,
     TeacherSignal,
@@ -96,8 +96,8 @@ class StudentTeacherMixin:
             **config_arguments,
         )
         model = cls(config)
+        cast_parameters(model, encoder.dtype)
         _copy_encoder(encoder, model.base_model.encoder)
-        model.to(encoder.dtype)
         keep_quantization(encoder, model)
         if teacher is not None:
             if copy_teacher_head:

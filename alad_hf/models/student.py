@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
@@ -31,6 +32,15 @@ def build_student(config: PreTrainedConfig) -> PreTrainedModel:
     student = AutoModel.from_config(config, trust_remote_code=False, **_without_pooler(config))
     _check_no_encoder_decoder(student)
     return student
+
+
+def cast_parameters(model: nn.Module, dtype: torch.dtype) -> None:
+    """Give parameters a dtype, as `from_pretrained` does; what is not stored, such as rotary frequencies, keeps its own.
+
+    `model.to(dtype)` rounds those too: in 16 bits the angles of far positions are then wrong.
+    """
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def load_student(name_or_path: str, **kwargs: Any) -> PreTrainedModel:
@@ -129,4 +139,4 @@ def _without_loading_report() -> Iterator[None]:
         loading.removeFilter(is_no_report)
 
 
-__all__ = ["bare_encoder", "build_student", "load_student"]
+__all__ = ["bare_encoder", "build_student", "cast_parameters", "load_student"]

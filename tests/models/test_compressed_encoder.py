@@ -16,6 +16,7 @@ from transformers import (
     AutoModelForQuestionAnswering,
     AutoModelForTokenClassification,
     BertForMaskedLM,
+    BigBirdConfig,
     PreTrainedModel,
     Trainer,
     TrainingArguments,
@@ -222,6 +223,25 @@ class TestWrapping:
         stock.name_or_path = "some/name"
         model = wrap_encoder(stock.train(), embedding=exact_embedding(stock))
         assert model.dtype == torch.bfloat16 and not model.training and model.name_or_path == "some/name"
+
+    def test_rotary_frequencies_keep_their_precision(self, tmp_path: Path) -> None:
+        config = tiny_config("modernbert", max_position_embeddings=1024, hidden_size=64, initializer_range=0.3)
+        stock = AutoModelForTokenClassification.from_config(config, dtype=torch.bfloat16).eval()
+        model = wrap_encoder(stock)
+        ids = torch.randint(5, len(VOCABULARY), (1, 1024), generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            expected = stock(ids).logits
+            assert torch.equal(model(ids).logits, expected)
+            model.save_pretrained(tmp_path)
+            assert torch.equal(AutoModelForTokenClassification.from_pretrained(tmp_path)(ids).logits, expected)
+
+    def test_a_pooler_that_no_argument_leaves_out_is_kept(self) -> None:
+        stock = AutoModelForTokenClassification.from_config(
+            BigBirdConfig(**tiny_config("bert").to_diff_dict() | {"attention_type": "original_full"})
+        ).eval()
+        assert stock.base_model.pooler is not None
+        model = wrap_encoder(stock, embedding=exact_embedding(stock))
+        torch.testing.assert_close(result(model), result(stock), atol=1e-5, rtol=0)
 
     def test_another_head_is_refused(self) -> None:
         masked = BertForMaskedLM(tiny_config())

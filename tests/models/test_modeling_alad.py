@@ -437,6 +437,19 @@ def test_a_decoder_keeps_no_cache(compressed: bool) -> None:
     assert kept[0] is None and kept[1] is not None
 
 
+def test_rotary_frequencies_of_a_student_in_half_precision_are_not_rounded(tmp_path: Path) -> None:
+    config = tiny_config("modernbert", max_position_embeddings=1024, hidden_size=64, initializer_range=0.3)
+    student = AutoModel.from_config(config, dtype=torch.bfloat16)
+    model = AlAdModel.from_student_pretrained(student, hidden_size=32, adapter_size=6)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+    model.save_pretrained(tmp_path)
+    ids = torch.randint(5, 99, (1, 1024), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        states = model(ids, output_hidden_states=True).hidden_states
+        assert torch.equal(states[-2], student.eval()(ids).last_hidden_state)
+        assert torch.equal(AlAdModel.from_pretrained(tmp_path)(ids).last_hidden_state, states[-1])
+
+
 def test_an_encoder_decoder_is_no_student(tmp_path: Path) -> None:
     sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": len(VOCABULARY)}
     heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "max_position_embeddings": 64}
