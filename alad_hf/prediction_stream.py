@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .prediction_records import InputFormat, Record, read_questions, read_records
 from .question_answering import QuestionAnswerer
+from .read_ahead import read_ahead
 from .tagging import group_words, marks_spans
 from .word_prediction import WordTag, label_names, predict_words
 
@@ -25,6 +26,8 @@ OutputFormat = Literal["jsonl", "conll"]
 
 # Enough for little padding; what a stop between two writes loses stays small.
 _BATCHES_AHEAD = 8
+# Contexts may be whole documents: so many questions are not read ahead if those are longer than this on average.
+_CONTEXT_CHARACTERS = 4_000
 _PREDICTIONS = ("entities", "tags", "answer")
 
 
@@ -45,7 +48,7 @@ def tag_stream(
     r"""Tag everything that a stream holds, and write the tags in the same order.
 
     Texts of any length are tagged to their end, see `alad_hf.tagging.tag_words`. Inputs of like length share a batch;
-    what is read ahead for that is bounded.
+    what is read ahead for that is bounded. What stands before malformed input is tagged and written.
 
     `jsonl` is a line for each input: what it holds and `entities`, as by `tag_text`, or `tags` for `tokens`; what it
     held by that name is replaced, of which one warning tells. `conll` is a line for each word, the line of `conll`
@@ -117,7 +120,7 @@ def answer_stream(
 ) -> int:
     """Answer every question of a stream of JSON lines; each comes out with its `answer`.
 
-    What stands before a question that cannot be answered is answered and written.
+    What stands before a question that is malformed or cannot be answered is answered and written.
 
     Args:
         answerer: See `QuestionAnswerer`.
@@ -125,8 +128,8 @@ def answer_stream(
         target: As for `tag_stream`.
         resume: As for `tag_stream`.
         handle_impossible_answer: Whether "no answer" (the answer "", from 0 to 0) takes part, as in SQuAD 2.0.
-        batch_size: Windows of one forward pass. So many questions times eight are read ahead, so that windows of like
-            length share a pass.
+        batch_size: Windows of one forward pass. Up to eight times as many questions are read ahead, so that windows of
+            like length share a pass.
         max_length: Tokens of one window.
         overlap: Context tokens that consecutive windows share.
         show_progress: Whether to show a bar with the questions per second.
@@ -159,7 +162,13 @@ def answer_stream(
             raise ValueError(f"Line {record.line_number}: {error}") from error
 
     def predict(records: Iterator[Record]) -> Iterator[str]:
-        while batch := list(islice(records, _BATCHES_AHEAD * batch_size)):
+        batches = read_ahead(
+            records,
+            _BATCHES_AHEAD * batch_size,
+            size_of=lambda record: len(record.source["context"]),
+            usual_size=_CONTEXT_CHARACTERS,
+        )
+        for batch in batches:
             answers: Iterable[Any]
             try:
                 answers = answer(*([record.source[key] for record in batch] for key in ("question", "context")))
@@ -205,11 +214,16 @@ def _write(
     path = Path(target)
     if path.exists():
         if not resume:
-            raise FileExistsError(f"{path} exists. Pass resume=True to go on with it, or name another file.")
+            raise FileExistsError(
+                f"{path} exists. Pass resume=True (--resume) to go on with it, or name another file."
+            )
         records = _behind(path, records, output_format)
+    # The first prediction before the file: a call that is refused leaves none behind, which the next would trip over.
+    pieces = predict(records)
+    first = list(islice(pieces, 1))
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8", newline="\n") as file:
-        return _write_all(predict(records), file)
+        return _write_all(chain(first, pieces), file)
 
 
 def _write_all(pieces: Iterable[str], file: TextIO) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from transformers import (
 )
 
 from .data.question_answering import question_answering_features
-from .data.token_labels import stated_length
+from .data.token_labels import check_positions, stated_length
 from .evaluation.answer_extraction import answer_candidates, best_answers
 from .evaluation.squad_score import squad_scores
 from .hub.finished_models import load_finished
@@ -109,7 +108,7 @@ class QuestionAnswerer:
             max_length: Most tokens of a window, see `question_answering_features`; by default 384, or as many as fit
                 the model.
             overlap: Context tokens that consecutive windows of a long context share; by default a third of
-                `max_length`.
+                `max_length`, or half of what a long question leaves of it.
             batch_size: Windows a forward pass.
 
         Returns:
@@ -127,10 +126,7 @@ class QuestionAnswerer:
         examples = _as_examples(question, context)
         if not examples["id"]:
             return []
-        max_length, overlap = window_sizes(self.model, self.tokenizer, max_length, overlap, examples["question"])
-        features = question_answering_features(
-            examples, self.tokenizer, max_length=max_length, overlap=overlap, for_training=False
-        )
+        features = _windows(self.model, self.tokenizer, examples, max_length, overlap)
         start_logits, end_logits = _span_logits(self.model, self.tokenizer, features, batch_size)
         windows_of: dict[Any, list[int]] = {example: [] for example in examples["id"]}
         for window, example in enumerate(features["example_id"]):
@@ -182,7 +178,8 @@ def evaluate_question_answerer(
         dataset: Columns `id`, `question`, `context` and `answers`, such as a split of `load_question_answering`.
         max_answer_length: Most tokens of an answer.
         max_length: Most tokens of a window; by default 384, or as many as fit the model.
-        overlap: Context tokens that consecutive windows share; by default a third of `max_length`.
+        overlap: Context tokens that consecutive windows share; by default a third of `max_length`, or half of what a
+            long question leaves of it.
         batch_size: Windows a forward pass.
 
     Returns:
@@ -197,10 +194,7 @@ def evaluate_question_answerer(
     if not len(dataset):
         raise ValueError("The data set has no rows to score the model on.")
     examples = dataset.with_format(None)[:]
-    max_length, overlap = window_sizes(model, tokenizer, max_length, overlap, examples["question"])
-    features = question_answering_features(
-        examples, tokenizer, max_length=max_length, overlap=overlap, for_training=False
-    )
+    features = _windows(model, tokenizer, examples, max_length, overlap)
     logits = _span_logits(model.eval(), tokenizer, features, batch_size)
     references = _rows(examples)
     answers = best_answers(
@@ -218,7 +212,6 @@ def window_sizes(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int | None = None,
     overlap: int | None = None,
-    questions: Sequence[str] = (),
 ) -> tuple[int, int]:
     """Decide how contexts are cut into windows, where a caller does not.
 
@@ -226,21 +219,47 @@ def window_sizes(
         model: The model that will read them.
         tokenizer: Its tokenizer.
         max_length: Most tokens of a window; by default 384, or as many as fit the model.
-        overlap: Context tokens that consecutive windows share; by default a third of `max_length`, or, where one of
-            the questions does not leave room for that, half of what it leaves.
-        questions: What will be asked.
+        overlap: Context tokens that consecutive windows share; by default a third of `max_length`.
 
     Returns:
         `max_length` and `overlap`.
+
+    Raises:
+        ValueError: The model has fewer positions than `max_length`.
     """
     if max_length is None:
         max_length = min(USUAL_LENGTH, stated_length(model.config, tokenizer) or USUAL_LENGTH)
-    if overlap is None:
-        overlap = max_length // 3
-        tokens = tokenizer(list(questions), add_special_tokens=False, verbose=False)["input_ids"] if questions else []
-        room = max_length - tokenizer.num_special_tokens_to_add(pair=True) - max(map(len, tokens), default=0)
-        overlap = overlap if overlap < room else max(0, room // 2)
-    return max_length, overlap
+    check_positions(model, max_length)
+    return max_length, max_length // 3 if overlap is None else overlap
+
+
+def _windows(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: dict[str, list[Any]],
+    max_length: int | None,
+    overlap: int | None,
+) -> dict[str, list[Any]]:
+    """Features of questions, each cut as it would be alone: a long one changes nothing for the others."""
+    max_length, usual = window_sizes(model, tokenizer, max_length, overlap)
+    rows_by_overlap: dict[int, list[int]] = {}
+    room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
+    questions = tokenizer(examples["question"], add_special_tokens=False, verbose=False)["input_ids"]
+    for row, question in enumerate(questions):
+        left = room - len(question)
+        own = usual if overlap is not None or usual < left else max(0, left // 2)
+        rows_by_overlap.setdefault(own, []).append(row)
+    parts = [
+        question_answering_features(
+            {name: [values[row] for row in rows] for name, values in examples.items()},
+            tokenizer,
+            max_length=max_length,
+            overlap=own,
+            for_training=False,
+        )
+        for own, rows in rows_by_overlap.items()
+    ]
+    return {name: [value for part in parts for value in part[name]] for name in parts[0]}
 
 
 def _span_logits(

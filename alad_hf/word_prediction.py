@@ -13,10 +13,11 @@ from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTok
 
 from .data.split_words import words_as_in_text
 from .data.text_lines import check_characters
-from .data.token_labels import check_fast, longest_input
+from .data.token_labels import check_fast, check_positions, longest_input
 from .evaluation_mode import evaluation_mode
 from .long_documents import cut_chunks, words_of_chunks
 from .models.teacher import accepted_arguments
+from .read_ahead import read_ahead
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def predict_words(
     Raises:
         ValueError: At once if a size is out of range or the tokenizer is a slow one; while iterating if the model's
             output is not a number.
-        TypeError: While iterating, if a sentence is not a list of strings.
+        TypeError: While iterating, behind the tags of the sentences before, if a sentence is not a list of strings.
     """
     check_fast(tokenizer)
     if batch_size < 1:
@@ -87,7 +88,8 @@ def predict_words(
         missing, example = 0, ""
         try:
             with tqdm(desc="Tagging", unit=" words", disable=not show_progress) as progress:
-                for buffer in _buffers(stream, BUFFERED_BATCHES * batch_size):
+                buffers = read_ahead(stream, BUFFERED_BATCHES * batch_size, size_of=len, usual_size=BUFFERED_WORDS)
+                for buffer in buffers:
                     windows = _cut_windows(tokenizer, buffer, room, overlap)
                     found = _run(model, tokenizer, windows, batch_size, progress)
                     for index, words in enumerate(buffer):
@@ -109,20 +111,6 @@ def predict_words(
     return predict()
 
 
-def _buffers(sentences: Iterable[list[str]], size: int) -> Iterator[list[list[str]]]:
-    """Lists of `size` sentences, or of fewer where they are long, so that what is held at once has a bound."""
-    buffer: list[list[str]] = []
-    words = 0
-    for sentence in sentences:
-        buffer.append(sentence)
-        words += len(sentence)
-        if len(buffer) == size or words >= size * BUFFERED_WORDS:
-            yield buffer
-            buffer, words = [], 0
-    if buffer:
-        yield buffer
-
-
 def label_names(model: PreTrainedModel) -> list[str]:
     """The names of a model's tags in the order of their ids."""
     names = model.config.id2label or {}
@@ -140,6 +128,7 @@ def _window_sizes(
     """The tokens of words that a window has room for, and how many of them consecutive windows share."""
     if max_length is None:
         max_length = longest_input(model.config, tokenizer)
+    check_positions(model, max_length)
     if overlap is None:
         overlap = max_length // 4
     special = tokenizer.num_special_tokens_to_add()

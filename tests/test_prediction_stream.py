@@ -357,6 +357,49 @@ def test_answers_before_a_question_without_one_are_written(
         assert one == two
 
 
+def test_what_was_read_before_a_malformed_line_is_written() -> None:
+    target = io.StringIO()
+    with pytest.raises(ValueError, match=r"Line 3: byte 0xff is not valid UTF-8"):
+        tag_stream(Letters(), tiny_tokenizer(), io.BytesIO(b"a b\nb\n\xff\nc\n"), target)
+    assert target.getvalue() == tagged("a b\nb\n")
+
+    answerer = QuestionAnswerer(AutoModelForQuestionAnswering.from_config(tiny_config()), tiny_tokenizer())
+    lines = [json.dumps({"id": n, "question": "who", "context": "Smith visited"}) for n in range(5)]
+    target = io.StringIO()
+    with pytest.raises(ValueError, match=r"Line 4: 'context' is ' '"):
+        content = "\n".join([*lines[:3], '{"question": "who", "context": " "}', *lines[3:]])
+        answer_stream(answerer, io.BytesIO(content.encode()), target)
+    assert [json.loads(line)["id"] for line in target.getvalue().splitlines()] == [0, 1, 2]
+
+
+def test_long_contexts_are_read_ahead_in_small_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    answerer = QuestionAnswerer(AutoModelForQuestionAnswering.from_config(tiny_config()), tiny_tokenizer())
+    monkeypatch.setattr(prediction_stream, "_CONTEXT_CHARACTERS", 10)
+    asked = []
+
+    def answer(questions: list[str], contexts: list[str], **options: object) -> list[dict]:
+        asked.append([len(context) for context in contexts])
+        return [{"answer": "a"}] * len(questions)
+
+    monkeypatch.setattr(QuestionAnswerer, "__call__", lambda self, *args, **options: answer(*args, **options))
+    lengths = [3] * 8 + [70, 5, 5] + [40] * 3
+    lines = [json.dumps({"question": "who", "context": "a" * length}) for length in lengths]
+    assert answer_stream(answerer, io.BytesIO("\n".join(lines).encode()), io.StringIO(), batch_size=1) == 14
+    assert asked == [[3] * 8, [70, 5, 5], [40, 40], [40]]  # at most 8, or 80 characters
+
+
+def test_a_refused_call_leaves_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "out" / "tags.jsonl"
+    for content, options in ((b"a b\n", {"overlap": 99}), (b"\xff\n", {})):
+        with pytest.raises(ValueError, match=r"overlap=99|Line 1"):
+            tag_stream(Letters(), tiny_tokenizer(), io.BytesIO(content), path, **options)
+        assert not path.exists()
+    assert tag_stream(Letters(), tiny_tokenizer(), io.BytesIO(b""), path) == 0
+    assert path.read_bytes() == b""
+    with pytest.raises(FileExistsError, match=r"Pass resume=True \(--resume\) to go on with it"):
+        tag_stream(Letters(), tiny_tokenizer(), io.BytesIO(b"a\n"), path)
+
+
 def test_no_answer_takes_part_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     answerer = QuestionAnswerer(AutoModelForQuestionAnswering.from_config(tiny_config()), tiny_tokenizer())
     forward = answerer.model.forward

@@ -190,10 +190,6 @@ def test_windows_are_as_long_as_the_model_allows(new_york):
     assert window_sizes(new_york.model, tiny_tokenizer()) == (64, 21)
     assert window_sizes(new_york.model, tiny_tokenizer(), 30) == (30, 10)
     assert window_sizes(new_york.model, tiny_tokenizer(), 30, 4) == (30, 4)
-    long = "a " * 45  # leaves 16 of 64 tokens, fewer than the windows would share
-    assert window_sizes(new_york.model, tiny_tokenizer(), questions=["a", long]) == (64, 8)
-    assert window_sizes(new_york.model, tiny_tokenizer(), overlap=21, questions=["a", long]) == (64, 21)
-    assert new_york(long, "a b c " * 20 + CONTEXT)["answer"] == "New York"
     unlimited = tiny_tokenizer()
     unlimited.model_max_length = 10**30
     assert window_sizes(new_york.model, unlimited) == (64, 21)  # the model's positions
@@ -201,6 +197,43 @@ def test_windows_are_as_long_as_the_model_allows(new_york):
     assert window_sizes(new_york.model, unlimited) == (384, 128)
     new_york.model.config.max_position_embeddings = -1
     assert window_sizes(new_york.model, unlimited) == (384, 128)
+
+
+LONG = "a " * 45
+"""A question that leaves 16 of 64 tokens, fewer than windows share by default."""
+
+
+def test_a_long_question_has_windows_that_share_less(new_york):
+    context = "a b c " * 20 + CONTEXT
+    assert new_york(LONG, context)["answer"] == "New York"
+    assert new_york(LONG, context, top_k=3) == new_york(LONG, context, top_k=3, overlap=8)
+    with pytest.raises(ValueError, match=r"leaves 16 for the context, but the windows shall share overlap=21"):
+        new_york(LONG, context, overlap=21)
+
+
+def test_a_long_question_changes_nothing_for_the_others(random_model):
+    answerer = QuestionAnswerer(random_model, tiny_tokenizer())
+    contexts = [f"{CONTEXT} " * 8 + letter for letter in "abcdefgh"]
+    alone = [answerer("who visited", context) for context in contexts]
+    together = answerer([LONG, *["who visited"] * 8], ["smith", *contexts])
+    assert [answer["answer"] for answer in together[1:]] == [answer["answer"] for answer in alone]
+    rows = {
+        "id": list("abcdefgh"),
+        "question": ["who visited"] * 8,
+        "context": contexts,
+        "answers": [{"text": [answer["answer"]], "answer_start": [answer["start"]]} for answer in alone],
+    }
+    rows = {name: [*values, values[0]] for name, values in rows.items()}
+    rows["id"][8], rows["question"][8] = "i", LONG
+    scores = evaluate_question_answerer(random_model, tiny_tokenizer(), Dataset.from_dict(rows))
+    assert scores["exact_match"] >= 100 * 8 / 9
+
+
+def test_more_tokens_than_positions_are_refused_at_once(random_model):
+    unlimited = tiny_tokenizer()
+    unlimited.model_max_length = 10**30
+    with pytest.raises(ValueError, match=r"max_length=80 is more than the 64 tokens that this \w+ has positions for"):
+        QuestionAnswerer(random_model, unlimited)("a", "a", max_length=80)
 
 
 def test_the_score_of_a_data_set_is_that_of_its_answers(random_model):

@@ -235,6 +235,18 @@ def test_bad_sizes_are_refused_at_once(options, message):
             function(Lookup(["O"]), tiny_tokenizer(), inputs, **options)
 
 
+@pytest.mark.parametrize(("architecture", "positions"), [("bert", 64), ("mpnet", 64), ("modernbert", None)])
+def test_a_window_longer_than_a_table_of_positions_is_refused_at_once(architecture, positions):
+    model = AutoModelForTokenClassification.from_config(tiny_config(architecture)).eval()
+    tokenizer, words = tiny_tokenizer(), ["a"] * 100
+    if positions is None:  # rotary positions have no end
+        assert len(next(tag_words(model, tokenizer, [words], max_length=102))) == 100
+        return
+    with pytest.raises(ValueError, match=f"max_length={positions + 1} is more than the {positions} tokens that this"):
+        tag_words(model, tokenizer, [words], max_length=positions + 1)
+    assert len(next(tag_words(model, tokenizer, [words], max_length=positions))) == 100
+
+
 def test_a_model_of_unknown_length_needs_max_length():
     model, tokenizer = Lookup(["B-X", "O"]), tiny_tokenizer()
     model.config.max_position_embeddings = -1

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import io
 import json
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -69,6 +71,7 @@ def _with_common_options(
 ) -> Callable[..., None]:
     def run(config: Path | None, quiet: bool, verbose: bool, as_json: bool = False, **values: Any) -> None:
         with _errors_for_people(verbose):
+            _write_utf8()
             _set_up_messages(quiet, verbose)
             for name, group in groups.items():
                 given = {field: values.pop(field) for field in group.names}
@@ -122,6 +125,12 @@ _COMMON_OPTIONS = [
     ),
     _common_option("as_json", Annotated[bool, typer.Option("--json", help="Print the result as JSON.")], False),
 ]
+
+
+def _write_utf8() -> None:
+    """Results in a file or pipe are UTF-8 with line feeds on every system; a terminal shows what it can."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
+        sys.stdout.reconfigure(encoding="utf-8", newline="\n")
 
 
 def _set_up_messages(quiet: bool, verbose: bool) -> None:

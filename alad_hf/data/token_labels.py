@@ -7,7 +7,8 @@ from collections import Counter
 from typing import Literal
 
 from datasets import Dataset
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..models.task_losses import IGNORED
 from ..models.teacher import tokenizes_alike
@@ -34,6 +35,8 @@ POSITIONS_BEHIND_PADDING = {
     "xlm-roberta-xl",
     "xmod",
 }
+
+_POSITION_TABLES = {"position_embeddings", "embed_positions", "wpe"}
 
 
 def longest_input(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
@@ -74,6 +77,22 @@ def usable_positions(config: PreTrainedConfig) -> int | None:
         return positions
     # MPNet starts behind 1 whatever its configuration calls padding.
     return positions - (2 if text_config.model_type == "mpnet" else text_config.pad_token_id + 1)
+
+
+def check_positions(model: PreTrainedModel, max_length: int) -> None:
+    """Raise ValueError if a window has more tokens than the table in which a model looks up their positions.
+
+    Others, such as models with rotary or relative positions, read what is longer than they were made for.
+    """
+    positions = usable_positions(model.config)
+    if positions is None or max_length <= positions or not isinstance(model, nn.Module):
+        return
+    tables = (name for name, module in model.named_modules() if isinstance(module, nn.Embedding))
+    if any(name.rpartition(".")[2] in _POSITION_TABLES for name in tables):
+        raise ValueError(
+            f"max_length={max_length} is more than the {positions} tokens that this {type(model).__name__} has "
+            f"positions for: pass {positions} or less, or leave it out."
+        )
 
 
 def encode_tagged_words(

@@ -35,9 +35,9 @@ def build_student(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def cast_parameters(model: nn.Module, dtype: torch.dtype) -> None:
-    """Give parameters a dtype, as `from_pretrained` does; what is not stored, such as rotary frequencies, keeps its own.
+    """Give parameters a dtype, and leave buffers that no checkpoint stores alone, as `from_pretrained` does.
 
-    `model.to(dtype)` rounds those too: in 16 bits the angles of far positions are then wrong.
+    `model.to(dtype)` rounds the frequencies of rotary positions, too, and far positions then get wrong angles.
     """
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)

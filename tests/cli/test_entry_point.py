@@ -32,16 +32,15 @@ def own_lines(stderr: str) -> list[str]:
 def test_predictions_alone_are_written_and_nothing_else_is_said(folder: Path) -> None:
     done = subprocess.run(
         [*COMMAND, "predict", str(folder / "tagger")],
-        input="Smith visited New York.\r\n\nJones works in Berlin 🙂\n",
+        input="Smith visited New York.\r\n\nJones works in Berlin 🙂\n".encode(),
         capture_output=True,
-        text=True,
         check=False,
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | {"PYTHONIOENCODING": "latin-1"},  # what goes into a pipe is UTF-8 nevertheless
     )
     assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    rows = [json.loads(line) for line in done.stdout.decode("utf-8").split("\n")[:-1]]
     assert [row["text"] for row in rows] == ["Smith visited New York.", "", "Jones works in Berlin 🙂"]
-    assert own_lines(done.stderr) == []
+    assert own_lines(done.stderr.decode()) == []
 
 
 def test_killed_and_resumed_nothing_is_lost_or_repeated(folder: Path, tmp_path: Path, run) -> None:
