@@ -85,7 +85,9 @@ def cache_teacher_states(
             teacher has no task head, and its states are not wanted.
         OSError: The folder has not enough space, which is checked before anything is computed, or fills up.
     """
-    aligned = not tokenizes_alike(tokenizer, teacher_tokenizer)
+    columns = set(dataset.column_names)
+    pairs = bool(columns & {"start_positions", "example_id"})
+    aligned = "teacher_alignment" in columns or not tokenizes_alike(tokenizer, teacher_tokenizer, pairs=pairs)
     _check_columns(dataset, aligned)
     if isinstance(teacher, str):
         teacher = load_teacher(teacher)
@@ -118,9 +120,9 @@ def _check_columns(dataset: Dataset, aligned: bool) -> None:
     absent = [name for name in ("teacher_input_ids", "teacher_alignment") if name not in dataset.column_names]
     if aligned and absent:
         raise ValueError(
-            f"The teacher's tokenizer splits text in another way than the student's, and the dataset has no {absent}. "
+            f"The teacher's tokenizer reads text in another way than the student's, and the dataset has no {absent}. "
             "Make its rows with encode_text(..., teacher_tokenizer=teacher_tokenizer), or with the same argument of "
-            "encode_tagged_words or question_answering_features."
+            "encode_tagged_words or encode_questions."
         )
 
 

@@ -78,8 +78,9 @@ def question_answering_features(
             position of the CLS token in windows that do not hold the whole answer. False adds `example_id`,
             `offset_mapping` (a window's token offsets into the context, in characters; (-1, -1) for every other
             token) and `cls_index`, which `best_answers` reads.
-        teacher_tokenizer: The fast tokenizer of a teacher. If it tokenizes otherwise than `tokenizer`, the windows get
-            what `alad_hf.data.teacher_columns` gives; else nothing is added.
+        teacher_tokenizer: The fast tokenizer of a teacher. If it tokenizes otherwise than `tokenizer`, or has token
+            types which that one lacks, the windows get what `alad_hf.data.teacher_columns` gives; else nothing is
+            added.
         teacher_max_length: Most tokens of the teacher's windows; by default what its tokenizer states.
         minimum_coverage: The share of tokens that must have a counterpart in the teacher's. The example of the batch
             that lacks the most is left out of account, so that one odd text does not end a long run.
@@ -112,7 +113,7 @@ def question_answering_features(
     )
     example_of_window = windows["overflow_to_sample_mapping"]
     features = {name: windows[name] for name in tokenizer.model_input_names if name in windows}
-    if teacher_tokenizer is not None and not tokenizes_alike(tokenizer, teacher_tokenizer):
+    if teacher_tokenizer is not None and not tokenizes_alike(tokenizer, teacher_tokenizer, pairs=True):
         features |= teacher_columns(
             windows,
             texts[0],

@@ -151,7 +151,7 @@ class StudentTeacherMixin:
         self.check_teacher(teacher)
         tokenizer = tokenizer or load_tokenizer(self.config.student_name_or_path, "tokenizer")
         teacher_tokenizer = teacher_tokenizer or load_tokenizer(teacher.name_or_path, "teacher_tokenizer")
-        alike = tokenizes_alike(tokenizer, teacher_tokenizer)
+        alike = tokenizes_alike(tokenizer, teacher_tokenizer, pairs=answering_head(self) is not None)
         teacher.eval().requires_grad_(False)
         # In a tuple and past nn.Module's bookkeeping, so that the teacher never becomes a submodule.
         self.__dict__["_attached_teacher"] = (teacher, teacher_tokenizer, alike)

@@ -266,18 +266,30 @@ def copy_head(model: PreTrainedModel, teacher: PreTrainedModel, layers: Sequence
         own.bias.copy_(head.bias if head.bias is not None else torch.zeros_like(own.bias))
 
 
-def tokenizes_alike(tokenizer: PreTrainedTokenizerBase, teacher_tokenizer: PreTrainedTokenizerBase) -> bool:
+def tokenizes_alike(
+    tokenizer: PreTrainedTokenizerBase, teacher_tokenizer: PreTrainedTokenizerBase, *, pairs: bool = False
+) -> bool:
     """Whether both tokenizers give the same ids for the same text, so that a batch of one fits the other's model.
 
     Vocabularies are compared as a whole, behaviour on a few texts that tell tokenizers apart.
+
+    Args:
+        tokenizer: The student's.
+        teacher_tokenizer: The teacher's.
+        pairs: Whether pairs of texts are read. The token types that tell the teacher the second text must then be the
+            student's, too: DistilBERT has BERT's vocabulary, but none of these.
     """
     if tokenizer.get_vocab() != teacher_tokenizer.get_vocab():
         return False
-    ids, teacher_ids = (
-        [side(probe, verbose=False)["input_ids"] for probe in TOKENIZATION_PROBES]
-        for side in (tokenizer, teacher_tokenizer)
-    )
-    return ids == teacher_ids
+    probes: list[tuple[str, ...]] = [(probe,) for probe in TOKENIZATION_PROBES]
+    if pairs:
+        probes.append(tuple(TOKENIZATION_PROBES[:2]))
+    for probe in probes:
+        own, teachers = (side(*probe, verbose=False) for side in (tokenizer, teacher_tokenizer))
+        if own["input_ids"] != teachers["input_ids"]:
+            return False
+    types = teachers.get("token_type_ids")
+    return not pairs or types is None or types == own.get("token_type_ids")
 
 
 __all__ = [

@@ -25,9 +25,10 @@ from transformers import (
     TorchAoConfig,
 )
 
-from alad_hf import AlAdForTokenClassification
+from alad_hf import AlAdForQuestionAnswering, AlAdForTokenClassification
 from alad_hf.alignment import shard_files, teacher_cache
 from alad_hf.alignment.teacher_cache import cache_teacher_states
+from alad_hf.data import encode_questions, encode_text
 from alad_hf.data.collators import DataCollatorForAlignment
 
 COLUMNS = ("teacher_states", "teacher_logits")
@@ -622,3 +623,43 @@ class TestErrors:
         with pytest.raises(ValueError, match="All rows are empty"):
             empty = {name: [[], []] for name in ("input_ids", "token_type_ids", "attention_mask", "labels")}
             cache(dataset(2, **empty).cast_column("input_ids", List(Value("int64"))), tiny_teacher(), tmp_path)
+
+
+def test_a_student_without_token_types_leaves_the_teacher_its_own(tmp_path: Path) -> None:
+    """DistilBERT under BERT: the same vocabulary and ids, but only the teacher is told question and context apart."""
+    teacher = AutoModelForQuestionAnswering.from_config(tiny_config(initializer_range=0.5)).eval()
+    tokenizer, own = tiny_tokenizer(), tiny_tokenizer()
+    own.model_input_names = ["input_ids", "attention_mask"]
+    examples = Dataset.from_dict(
+        {
+            "id": ["1"],
+            "question": ["who visited"],
+            "context": ["smith visited new york"],
+            "answers": [{"text": ["smith"], "answer_start": [0]}],
+        }
+    )
+    sizes = {"max_length": 32, "overlap": 4, "for_training": True}
+    rows = encode_questions(examples, own, teacher_tokenizer=tokenizer, **sizes)
+    tokenizers = {"tokenizer": own, "teacher_tokenizer": tokenizer}
+    cached = cache(rows, teacher, tmp_path, **tokenizers)[0]
+    with torch.no_grad():
+        inputs = tokenizer("who visited", "smith visited new york", return_tensors="pt")
+        expected = teacher(**inputs, output_hidden_states=True)
+    assert inputs["token_type_ids"].any()
+    torch.testing.assert_close(cached["teacher_states"], expected.hidden_states[-1][0])
+    logits = torch.stack([expected.start_logits, expected.end_logits], dim=-1)
+    # Through an alignment logits pass as logarithms of probabilities, which differ from them by a constant.
+    torch.testing.assert_close(cached["teacher_logits"], logits[0].log_softmax(dim=0))
+
+    with pytest.raises(ValueError, match=r"the dataset has no \['teacher_input_ids', 'teacher_alignment'\]"):
+        cache(encode_questions(examples, own, **sizes), teacher, tmp_path, **tokenizers)
+    student = AutoModel.from_config(tiny_config("distilbert"))
+    model = AlAdForQuestionAnswering.from_student_pretrained(student, teacher=teacher, **tokenizers)
+    inputs.pop("token_type_ids")
+    with pytest.raises(ValueError, match="the batch lacks teacher_input_ids or teacher_alignment"):
+        model(**inputs, start_positions=torch.tensor([1]), end_positions=torch.tensor([1]))
+
+    # A single text has no second segment: it takes the fast path.
+    rows = encode_text(["smith visited new york"], own, max_length=32, teacher_tokenizer=tokenizer)
+    assert rows.column_names == own.model_input_names
+    assert cache(rows, tiny_teacher(), tmp_path, **tokenizers)[0]["teacher_states"].shape == (6, 32)
