@@ -12,9 +12,9 @@ from tiny import TAGS, VOCABULARY, tiny_config, tiny_teacher, tiny_tokenizer
 from transformers import AutoModel, AutoModelForTokenClassification, AutoTokenizer, TrainerCallback
 
 from alad_hf import AlAdForTokenClassification
-from alad_hf.recipes import DEFAULTS, Budget, exchange_mentions, graft_tagger, train_tagger
+from alad_hf.recipes import DEFAULTS, Budget, exchange_mentions, graft_tagger, train_tagger, with_tags_of
 from alad_hf.recipes.stages import Task, _with_stock_head, load_parts
-from alad_hf.recipes.tagging import tagging_task, with_tags_of
+from alad_hf.recipes.tagging import tagging_task
 
 FEATURES = Features({"tokens": List(Value("string")), "tags": List(ClassLabel(names=TAGS))})
 SENTENCES = [
@@ -344,6 +344,61 @@ def test_every_split_has_its_own_tag_ids() -> None:
     given = with_tags_of(teacher, DatasetDict(train=data, test=turned))
     assert given["test"]["tags"][:] == given["train"]["tags"][:]
     assert given["test"].features["tags"].feature.names == names
+
+
+def test_splits_that_number_their_tags_each_for_itself_are_read_by_name(tmp_path: Path) -> None:
+    names = ["O", "B-LOC", "B-PER"]  # without I-LOC, and in another order
+    features = Features({"tokens": List(Value("string")), "tags": List(ClassLabel(names=names))})
+    rows = [{"tokens": ["Jones", "works", "in", "Berlin"], "tags": [2, 0, 0, 1]}, {"tokens": ["Acme"], "tags": [0]}]
+    scores = []
+
+    class Scores(TrainerCallback):
+        def on_evaluate(self, args, state, control, metrics, **kwargs) -> None:
+            scores.append(metrics["eval_f1"])
+
+    trained = train_tagger(
+        student(tmp_path / "student"),
+        DatasetDict(train=dataset(8), validation=Dataset.from_list(rows, features=features)),
+        tmp_path / "out",
+        budget=Budget(epochs=25, batch_size=8, learning_rate=3e-3),
+        callbacks=[Scores()],
+    )
+    assert trained.scores["f1"] == max(scores) == 1.0
+    assert list(trained.model.config.id2label.values()) == TAGS
+
+
+def test_words_without_a_tag_are_not_learned(tmp_path: Path) -> None:
+    untagged = dataset(8).map(lambda row: {"tags": [-1, *row["tags"][1:]]})
+    data = DatasetDict(train=untagged, validation=untagged, test=dataset())
+    trained = train_tagger(
+        student(tmp_path / "student"), data, tmp_path / "out", budget=Budget(epochs=1, batch_size=8)
+    )
+    assert trained.split == "test"
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        ({"test": dataset().select([])}, "The split 'test' has no rows"),
+        ({"validation": dataset().select([])}, "The split 'validation' has no rows"),
+        (
+            {"train": dataset().rename_column("tags", "ner_tags")},
+            r"The split 'train' has .*'ner_tags'.*expected",
+        ),
+        ({"test": dataset().cast_column("tags", List(Value("string")))}, r"The split 'test' has .*expected 'tokens'"),
+        (
+            {"test": dataset().map(lambda row: {"tags": [-1] * len(row["tags"])})},
+            r"The split 'test', row 0: found the tag id -1, expected 0 to 4. Is the split unlabelled\?",
+        ),
+    ],
+)
+def test_splits_that_nothing_can_be_learned_or_scored_from_are_refused_at_once(
+    splits: dict, message: str, tmp_path: Path
+) -> None:
+    data = DatasetDict({"train": dataset(), "validation": dataset(), **splits})
+    with pytest.raises(ValueError, match=message):
+        train_tagger(student(tmp_path / "student"), data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 # peft 0.21 itself still asks transformers under a name that 5.23 deprecates.

@@ -31,6 +31,17 @@ def with_tags_of(tagger: PreTrainedModel, data: DatasetDict, *, called: str = "t
     return DatasetDict({split: _with_names(rows, names) for split, rows in data.items()})
 
 
+def with_common_tags(data: DatasetDict) -> DatasetDict:
+    """Give all splits the tag ids of the training split; tags that only other splits have come behind its own.
+
+    Args:
+        data: Splits with `train` and the column `tags`, each perhaps numbered by itself, as by `read_conll`.
+    """
+    own = [data[split].features["tags"].feature.names for split in ("train", *data)]
+    names = list(dict.fromkeys(name for used in own for name in used))
+    return DatasetDict({split: _with_names(rows, names) for split, rows in data.items()})
+
+
 def _with_names(rows: Dataset, names: list[str]) -> Dataset:
     """Rows whose tags have the ids of `names`."""
     own = rows.features["tags"].feature.names

@@ -6,6 +6,8 @@ import logging
 from collections import Counter
 from typing import Literal
 
+import numpy as np
+import pyarrow.compute as pc
 from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -109,7 +111,8 @@ def encode_tagged_words(
     """Tokenize sentences of words and give every word's tag to its tokens.
 
     A sentence longer than `max_length` is cut into several rows, so that every word keeps its label; how many were,
-    and how many words have no token at all, is reported in one warning each.
+    and how many words have no token at all, is reported in one warning each. A sentence without any token becomes no
+    row.
 
     Args:
         dataset: Columns `tokens` (list of words) and, optionally, `tags` (list of class labels).
@@ -129,9 +132,11 @@ def encode_tagged_words(
         tokenizes otherwise, `teacher_input_ids`, `teacher_alignment` and perhaps `teacher_token_type_ids`.
 
     Raises:
-        ValueError: A tokenizer is a slow one, the tags have no names, `label_subwords` is unknown, or fewer tokens
-            than `minimum_coverage` have a counterpart.
+        ValueError: There are no sentences, a tokenizer is a slow one, the tags have no names, `label_subwords` is
+            unknown, or fewer tokens than `minimum_coverage` have a counterpart.
     """
+    if not len(dataset):
+        raise ValueError("There are no sentences: the dataset has no rows.")
     check_fast(tokenizer)
     if teacher_tokenizer is not None and tokenizes_alike(tokenizer, teacher_tokenizer):
         teacher_tokenizer = None
@@ -156,26 +161,29 @@ def encode_tagged_words(
         columns["sentence"] = [indices[row] for row in rows]
         if has_tags:
             columns["labels"] = []
-            previous: tuple[int, int | None] = (-1, None)
+            begun: tuple[int, int | None] = (-1, None)
             for position, row in enumerate(rows):
-                tags, labels = batch[tag_column][row], []
-                for word in encoded.word_ids(position):
-                    # A word that a cut splits between two rows is labelled in the first of them only.
-                    if word is None:
-                        labels.append(IGNORED)
-                        continue
-                    tag = tags[word] if (row, word) != previous or label_subwords == "all" else IGNORED
-                    # A tag below 0 is none.
-                    labels.append(continuation[tag] if (row, word) == previous and tag >= 0 else tag)
-                    previous = (row, word)
-                columns["labels"].append(labels)
+                words = encoded.word_ids(position)
+                # A word that a cut splits between two rows begins in the first of them only.
+                last = begun[1] if begun[0] == row else None
+                columns["labels"].append(
+                    _labels(words, batch[tag_column][row], last, continuation if label_subwords == "all" else None)
+                )
+                begun = (row, next((word for word in reversed(words) if word is not None), last))
         return columns
 
     encoded = dataset.map(
         encode, batched=True, with_indices=True, remove_columns=dataset.column_names, desc="Tokenizing"
     )
+    encoded = rows_with_tokens(encoded)
     _report(dataset, encoded, tokenizer, max_length)
     return covered_enough(encoded, minimum_coverage) if teacher_tokenizer is not None else encoded
+
+
+def rows_with_tokens(encoded: Dataset) -> Dataset:
+    """Rows without those that no model can read: of an empty text, where a tokenizer adds no special tokens."""
+    lengths = pc.list_value_length(encoded.with_format("arrow")[:]["input_ids"]).to_numpy()
+    return encoded if lengths.all() else encoded.select(np.flatnonzero(lengths))
 
 
 def covered_enough(encoded: Dataset, minimum: float) -> Dataset:
@@ -197,6 +205,25 @@ def check_fast(tokenizer: PreTrainedTokenizerBase) -> None:
             f"{type(tokenizer).__name__} is a slow tokenizer, which does not tell which word a token came from and "
             "drops what it cuts off. Load one with AutoTokenizer.from_pretrained(..., use_fast=True)."
         )
+
+
+def _labels(words: list[int | None], tags: list[int], begun: int | None, continuation: list[int] | None) -> list[int]:
+    """One label a token.
+
+    Args:
+        words: The word of each token; None for a special one.
+        tags: The tag of each word; below 0, it has none.
+        begun: The word whose first token is in the row before.
+        continuation: Labels of the other tokens of words with a tag; without, they have none.
+    """
+    labels = []
+    for word in words:
+        if word is None or tags[word] < 0 or (word == begun and continuation is None):
+            labels.append(IGNORED)
+        else:
+            labels.append(tags[word] if word != begun or continuation is None else continuation[tags[word]])
+        begun = begun if word is None else word
+    return labels
 
 
 def _continuation_labels(dataset: Dataset, tag_column: str) -> list[int]:
@@ -232,4 +259,4 @@ def _report(dataset: Dataset, encoded: Dataset, tokenizer: PreTrainedTokenizerBa
         )
     without = sum(not row for row in dataset["tokens"])
     if without:
-        logger.warning("%d sentences are empty; they are kept as rows without a label.", without)
+        logger.warning("%d sentences are empty; they have no word to learn.", without)

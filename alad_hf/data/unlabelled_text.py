@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..models.teacher import tokenizes_alike
 from .token_alignment import TEACHER_COLUMNS, teacher_columns
-from .token_labels import check_fast, covered_enough, encode_tagged_words
+from .token_labels import check_fast, covered_enough, encode_tagged_words, rows_with_tokens
 
 
 def encode_text(
@@ -22,6 +22,8 @@ def encode_text(
     minimum_coverage: float = 0.9,
 ) -> Dataset:
     """Tokenize unlabelled text; a text longer than `max_length` tokens becomes several rows, none of it is dropped.
+
+    An empty text of which a tokenizer makes no token, not even special ones, becomes no row.
 
     Args:
         texts: Strings, or a dataset with a column `text`, `tokens` (words) or `input_ids`.
@@ -77,6 +79,9 @@ def encode_text(
         return columns
 
     encoded = dataset.map(encode, batched=True, remove_columns=dataset.column_names, desc="Tokenizing")
+    encoded = rows_with_tokens(encoded)
+    if not len(encoded):
+        raise ValueError("There is no text: all strings are empty.")
     return covered_enough(encoded, minimum_coverage) if teacher_tokenizer is not None else encoded
 
 

@@ -38,8 +38,8 @@ from ..models.teacher import load_teacher
 from .budget import EXCHANGED_COPIES, Budget
 from .exchanged_mentions import exchange_mentions
 from .stages import check_one_process, fit, score_and_describe
-from .tagging import TrainedTagger, tagging_task, with_tags_of
-from .validation_split import with_validation
+from .tagged_splits import tagged_splits
+from .tagging import TrainedTagger, tagging_task
 
 Rows = tuple[Dataset, int]
 """Training rows and the passes over them."""
@@ -97,8 +97,9 @@ def graft_tagger(
         The trained model, in eval mode, and its scores.
 
     Raises:
-        ValueError: The schedule is unknown, `adapter` without `distil`, the tagger does not know the tags, its layers
-            cannot be grafted, or `output_dir` holds another run's stages and `resume` is False.
+        ValueError: The schedule is unknown, `adapter` without `distil`, a split is empty, untagged or of other
+            columns, the tagger does not know the tags, its layers cannot be grafted, or `output_dir` holds another
+            run's stages and `resume` is False.
     """
     if schedule not in ("at_once", "one_by_one", "progressive"):
         raise ValueError(f"schedule must be 'at_once', 'one_by_one' or 'progressive', got {schedule!r}.")
@@ -113,7 +114,7 @@ def graft_tagger(
     )
     set_seed(budget.seed)
     tokenizer = tokenizer or load_tokenizer(teacher.name_or_path, "tokenizer")
-    data = with_tags_of(teacher, with_validation(data, "tokens"))
+    data = tagged_splits(data, teacher)
     run = _Run(teacher, tokenizer, data, Path(output_dir), budget, distil, resume, list(callbacks or []))
     rows = run.rows(texts)
     # One seed for all, so that a stage that is repeated after an interruption comes out the same.

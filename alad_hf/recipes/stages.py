@@ -41,6 +41,7 @@ from ..models.teacher import copy_head, load_teacher, state_width, tagging_head,
 from ..training.distillation import distilling
 from ..training.stages import check_one_device, published_arguments, train
 from .budget import MOST_EVALUATIONS, Budget, Mode
+from .tagged_splits import scored_split
 
 logger = logging.getLogger(__name__)
 
@@ -378,7 +379,7 @@ def score_and_describe(
     Returns:
         The scores and the split.
     """
-    split = "test" if "test" in data else "validation"
+    split = scored_split(data)
     scores = task.evaluate(model, tokenizer, data[split])
     if isinstance(model, AlAdPreTrainedModel):
         record_training(model.name_or_path, asdict(budget))

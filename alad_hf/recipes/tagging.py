@@ -10,7 +10,6 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from ..data.tag_names import with_tags_of
 from ..data.token_labels import encode_tagged_words
 from ..evaluation.compute_metrics import entity_metrics, tagging_metrics
 from ..models.modeling_alad import AlAdForTokenClassification
@@ -19,7 +18,7 @@ from ..training.linear_probe import fit_tagging_head
 from .budget import EXCHANGED_COPIES, Budget
 from .exchanged_mentions import exchange_mentions
 from .stages import Task, TrainedModel, load_parts, score_and_describe, train_and_save
-from .validation_split import with_validation
+from .tagged_splits import tagged_splits
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,8 @@ def train_tagger(
         The trained model, in eval mode, and its scores.
 
     Raises:
-        ValueError: The teacher does not know the tags of the data, an argument needs a teacher, or `output_dir` holds
-            another run's checkpoints and `resume` is False.
+        ValueError: A split is empty, untagged or of other columns, the teacher does not know the tags of the data, an
+            argument needs a teacher, or `output_dir` holds another run's checkpoints and `resume` is False.
 
     Example:
         >>> train_tagger("student", data, "out", teacher="tagger", freeze_student=True).scores  # doctest: +SKIP
@@ -102,11 +101,9 @@ def train_tagger(
     )
     mode = parts.mode(AutoModelForTokenClassification, adapter=adapter, freeze_student=freeze_student)
     budget = budget.completed(mode, width=parts.width, exchanged=texts is None)
-    data = with_validation(data, "tokens")
-    if parts.teacher is not None:
-        data = with_tags_of(parts.teacher, data)
-        if texts is None:
-            texts = exchange_mentions(data["train"], copies=EXCHANGED_COPIES, seed=budget.seed)
+    data = tagged_splits(data, parts.teacher)
+    if parts.teacher is not None and texts is None:
+        texts = exchange_mentions(data["train"], copies=EXCHANGED_COPIES, seed=budget.seed)
     task = tagging_task(data["train"].features["tags"].feature.names)
 
     def encode(split: str, teacher_tokenizer: PreTrainedTokenizerBase | None = None) -> Dataset:

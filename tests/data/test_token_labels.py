@@ -147,7 +147,7 @@ def test_cut_sentences_are_counted_in_one_warning(caplog: pytest.LogCaptureFixtu
     encode_tagged_words(tagged(), tiny_tokenizer(), max_length=4)
     assert [record.message for record in caplog.records] == [
         "2 of 4 sentences are longer than 4 tokens and were cut into several rows; every word keeps its label.",
-        "1 sentences are empty; they are kept as rows without a label.",
+        "1 sentences are empty; they have no word to learn.",
     ]
 
 
@@ -177,7 +177,7 @@ def test_empty_sentences_are_kept(caplog: pytest.LogCaptureFixture) -> None:
     encoded = encode_tagged_words(tagged([("", ""), ("jones", "B-PER"), ("", "")]), tiny_tokenizer(), max_length=8)
     assert encoded["sentence"] == [0, 1, 2]
     assert encoded["labels"] == [[-100, -100], [-100, 1, -100], [-100, -100]]
-    assert "2 sentences are empty; they are kept" in caplog.text
+    assert "2 sentences are empty; they have no word to learn" in caplog.text
 
 
 def test_without_tags_there_are_no_labels() -> None:
@@ -197,12 +197,21 @@ def test_tags_without_an_inside_continue_as_themselves() -> None:
     assert set(encoded["labels"][0][1:4]) == {1} and set(encoded["labels"][0][-4:-1]) == {2}
 
 
-def test_a_tag_below_zero_continues_as_itself() -> None:
+def test_a_word_with_a_tag_below_zero_has_no_label() -> None:
     data = tagged([("unplayedable unplayedable", "O B-PER")], ["O", "B-PER", "I-PER"])
     data = data.map(lambda row: {"tags": [-1, row["tags"][1]]})
     (labels,) = encode_tagged_words(data, tiny_tokenizer(), max_length=64, label_subwords="all")["labels"]
     pieces = (len(labels) - 2) // 2
-    assert pieces > 1 and labels == [-100, *[-1] * pieces, 1, *[2] * (pieces - 1), -100]
+    assert pieces > 1 and labels == [-100, *[-100] * pieces, 1, *[2] * (pieces - 1), -100]
+
+
+def test_a_sentence_without_any_token_becomes_no_row() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+    rows = encode_tagged_words(tagged([("a b", "O O"), ("", ""), ("c", "O")], ["O"]), tokenizer, max_length=8)
+    assert rows["sentence"] == [0, 2] and [len(ids) for ids in rows["input_ids"]] == [2, 1]
+    with pytest.raises(ValueError, match="There are no sentences"):
+        encode_tagged_words(tagged().select([]), tokenizer, max_length=8)
 
 
 def test_what_is_refused() -> None:

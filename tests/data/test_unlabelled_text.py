@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from datasets import Dataset, DatasetDict
 from tiny import VOCABULARY, tiny_tokenizer
+from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 from transformers.tokenization_python import PythonBackend
 
@@ -41,6 +42,17 @@ def test_strings_text_and_words_give_the_same(max_length: int) -> None:
         assert max_length == 6 or ids == teacher(text)["input_ids"]
     for columns in ({"text": TEXTS}, {"tokens": [text.split() for text in TEXTS]}):
         assert encode_text(Dataset.from_dict(columns), student, **arguments)[:] == encoded[:]
+
+
+def test_a_text_without_any_token_becomes_no_row() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+    for arguments in ({}, {"teacher_tokenizer": teacher_tokenizer()}):
+        rows = encode_text(["a b", "", "c"], tokenizer, max_length=8, **arguments)
+        assert [len(ids) for ids in rows["input_ids"]] == [2, 1]
+    with pytest.raises(ValueError, match="There is no text: all strings are empty"):
+        encode_text(["", ""], tokenizer, max_length=8)
+    assert len(encode_text(["a", ""], tiny_tokenizer(), max_length=8)) == 2  # special tokens can be read
 
 
 def test_the_same_tokenizer_adds_nothing() -> None:
