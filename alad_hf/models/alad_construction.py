@@ -96,8 +96,8 @@ class StudentTeacherMixin:
             **config_arguments,
         )
         model = cls(config)
-        cast_parameters(model, encoder.dtype)
         _copy_encoder(encoder, model.base_model.encoder)
+        cast_parameters(model, encoder.dtype)
         keep_quantization(encoder, model)
         if teacher is not None:
             if copy_teacher_head:

@@ -55,6 +55,7 @@ class CompressedEmbedding(nn.Module):
         self.factor_dtype = factor_dtype
         self.register_buffer("table", None, persistent=False)
         self.register_state_dict_post_hook(_round_stored_factors)
+        self.register_load_state_dict_post_hook(_renew_table)
 
     def decode(self, ids: torch.Tensor) -> torch.Tensor:
         """The vectors (tokens, embedding_dim) of a list of ids (tokens,)."""
@@ -236,6 +237,12 @@ def check_switch(name: str, value: bool) -> None:
 def is_traced() -> bool:
     """Whether a graph of the model is being made: by `torch.compile`, `torch.export` or `torch.jit.trace`."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def _renew_table(module: CompressedEmbedding, incompatible_keys: object) -> None:
+    """A table in memory is decoded anew from what was loaded."""
+    if module.table is not None:
+        module.materialize()
 
 
 def _round_stored_factors(module: nn.Module, state: dict[str, Any], prefix: str, local_metadata: dict) -> None:

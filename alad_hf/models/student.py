@@ -40,7 +40,8 @@ def cast_parameters(model: nn.Module, dtype: torch.dtype) -> None:
     `model.to(dtype)` rounds the frequencies of rotary positions, too, and far positions then get wrong angles.
     """
     for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
+        if parameter.dtype != dtype:
+            parameter.data = parameter.data.to(dtype)
 
 
 def load_student(name_or_path: str, **kwargs: Any) -> PreTrainedModel:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import json
 import logging
 import os
@@ -218,11 +219,20 @@ def check_one_device(count: int) -> None:
 
 
 class _Trainer(Trainer):
-    """The stock Trainer, with the lengths of the rows read once.
+    """The stock Trainer, with the lengths of the rows read once, and losses that are means divided as such.
 
     It groups rows by a lazy column, and reads a row of the dataset for every comparison of its sort: minutes for some
-    ten thousand rows in several files.
+    ten thousand rows in several files. And it takes a model whose `forward` has `**kwargs` for one that divides its
+    loss by `num_items_in_batch`. Stock taggers and readers do not, and would learn from the sum of the accumulated
+    batches' means.
     """
+
+    def __init__(self, model: PreTrainedModel, **arguments: Any) -> None:
+        super().__init__(model=model, **arguments)
+        inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+        counts = "num_items_in_batch" in inspect.signature(inner.forward).parameters
+        if not getattr(inner, "accepts_loss_kwargs", counts):
+            self.model_accepts_loss_kwargs = False
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Sampler | None:
         return _with_lengths_in_memory(super()._get_train_sampler(*args, **kwargs))

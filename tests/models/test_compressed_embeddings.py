@@ -225,6 +225,14 @@ class TestEveryForm:
         assert module.table is None
         assert module.materialize().materialize(False).table is None
 
+    def test_a_table_in_memory_is_that_of_the_tensors_loaded_last(self, name: str) -> None:
+        module, other = CASES[name][0]("float32"), CASES[name][0]("float32")
+        with torch.no_grad():
+            for parameter in other.parameters():
+                parameter.mul_(2)
+        module.materialize().load_state_dict(other.state_dict())
+        assert torch.equal(module.weight, other.dense()) and module.table is not None
+
     def test_a_table_in_memory_is_read(self, name: str) -> None:
         module = CASES[name][0]("float32").materialize()
         module.table.zero_()

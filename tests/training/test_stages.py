@@ -11,9 +11,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from tiny import TAGS, VOCABULARY, tiny_config, tiny_teacher, tiny_tokenizer
 from tiny_training import make_rows, step_logs, weights_of
-from transformers import AutoModel, AutoModelForQuestionAnswering, PreTrainedModel, Trainer, TrainingArguments
+from transformers import (
+    AutoModel,
+    AutoModelForQuestionAnswering,
+    BertForTokenClassification,
+    PreTrainedModel,
+    Trainer,
+    TrainingArguments,
+)
 
 from alad_hf import AlAdForQuestionAnswering, AlAdForTokenClassification
 from alad_hf.data import encode_text
@@ -327,6 +335,31 @@ def test_plain_models_are_trained_by_the_same_code(tmp_path: Path) -> None:
     trainer = train(model, make_rows(teacher=False), tokenizer=tiny_tokenizer(), args=args)
     assert [list(line) for line in step_logs(trainer)] == [["loss"], ["loss"]]
     assert not torch.equal(model.classifier.weight, tiny_teacher().classifier.weight)
+
+
+def test_the_loss_of_a_plain_model_is_a_mean_over_accumulated_batches(tmp_path: Path) -> None:
+    """Stock losses are means, whatever number of items the Trainer offers to divide by."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(5, len(VOCABULARY), (8, 6), generator=generator)
+    rows = Dataset.from_dict(
+        {"input_ids": ids.tolist(), "attention_mask": [[1] * 6] * 8, "labels": (ids % 5).tolist()}
+    )
+    logs = []
+    for accumulation in (1, 4):
+        torch.manual_seed(0)
+        config = tiny_config(hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, num_labels=5)
+        args = published_arguments(
+            "joint",
+            tmp_path / str(accumulation),
+            max_steps=1,
+            per_device_train_batch_size=8 // accumulation,
+            gradient_accumulation_steps=accumulation,
+            logging_steps=1,
+            save_strategy="no",
+        )
+        trainer = train(BertForTokenClassification(config), rows, tokenizer=tiny_tokenizer(), args=args)
+        logs.append({name: trainer.state.log_history[0][name] for name in ("loss", "grad_norm")})
+    assert logs[1] == pytest.approx(logs[0], rel=1e-4)
 
 
 def test_rows_without_anything_to_learn_are_refused(tmp_path: Path) -> None:
