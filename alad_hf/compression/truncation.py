@@ -11,6 +11,7 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..models.compressed_embeddings import make_trainable
 from ..models.quantized_student import is_quantized
 from .calibration import CALIBRATION_TOKENS, CalibrationText
 from .compression_record import record_compression, refit_record
@@ -109,7 +110,7 @@ def keep_layers(model: PreTrainedModel, layer_map: Sequence[int]) -> PreTrainedM
             setattr(holder, field, [getattr(holder, field)[index] for index in layer_map])
     check_rebuilds(student, layer_map)
     if not is_quantized(student):
-        student.requires_grad_(True)  # a teacher that an adapter has learned from is frozen, its student need not be
+        make_trainable(student)  # a teacher that an adapter has learned from is frozen, its student need not be
     return student
 
 

@@ -76,6 +76,8 @@ class BinaryCodeEmbedding(CompressedEmbedding):
     Tensors: `codes` uint8 (num_embeddings, ceil(bits / 8)), `decoder` (bits, embedding_dim), `bias` (embedding_dim,),
     and with rank > 0 those of `low_rank`, a `LowRankEmbedding` without bias.
 
+    A compressed encoder has it frozen, see `freeze_codes`.
+
     Args:
         num_embeddings: Rows of the table.
         embedding_dim: Columns of the table.
@@ -410,6 +412,26 @@ def build_embedding(specification: dict[str, Any]) -> CompressedEmbedding:
         raise ValueError(f"{specification} does not describe a {kind.__name__}: {error}.") from error
 
 
+def freeze_codes(model: nn.Module) -> None:
+    """Freeze the embeddings of a model that have binary codes.
+
+    A token's vector is a sum of hundreds of rows of the decoder, or thousands. Where their gradients agree, a step of
+    Adam at a learning rate that suits the layers moves the vector by as many times that rate, and takes the table
+    apart: measured in `docs/compress_a_model.md`. `model.get_input_embeddings().requires_grad_(True)` trains it.
+    """
+    for module in model.modules():
+        if isinstance(module, CompressedEmbedding) and any(
+            isinstance(part, BinaryCodeEmbedding) for part in module.modules()
+        ):
+            module.requires_grad_(False)
+
+
+def make_trainable(model: nn.Module) -> None:
+    """Release every parameter of a model, but those that `freeze_codes` freezes."""
+    model.requires_grad_(True)
+    freeze_codes(model)
+
+
 def check_embeddings(model: nn.Module, missing: Collection[str] = ()) -> None:
     """Check every compressed embedding in a model that was loaded.
 
@@ -452,4 +474,6 @@ __all__ = [
     "ProductQuantizedEmbedding",
     "build_embedding",
     "check_embeddings",
+    "freeze_codes",
+    "make_trainable",
 ]

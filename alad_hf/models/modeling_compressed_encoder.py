@@ -14,7 +14,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput, QuestionAnsweringModelOutput, TokenClassifierOutput
 from transformers.utils import can_return_tuple
 
-from .compressed_embeddings import CompressedEmbedding, build_embedding, check_embeddings
+from .compressed_embeddings import CompressedEmbedding, build_embedding, check_embeddings, freeze_codes
 from .configuration_compressed_encoder import CompressedEncoderConfig
 from .layer_widths import set_layer_widths
 from .own_encoders import own_task_models
@@ -53,7 +53,8 @@ class CompressedEncoderPreTrainedModel(PreTrainedModel):
     ) -> CompressedEncoderPreTrainedModel:
         """`PreTrainedModel.from_pretrained`, and a check of the compressed embedding that was loaded.
 
-        Weights are read as safetensors only, unless the caller says otherwise.
+        Embeddings with binary codes come frozen, for which `freeze_codes` has the reason. Weights are read as
+        safetensors only, unless the caller says otherwise.
 
         Args:
             *args: For `PreTrainedModel.from_pretrained`.
@@ -79,6 +80,7 @@ class CompressedEncoderPreTrainedModel(PreTrainedModel):
                 f"{model.name_or_path!r} lacks {len(lost)} tensors of the encoder, such as {lost[:3]}, which would be "
                 "random ones: it is damaged or of another shape."
             )
+        freeze_codes(model)  # loading replaces every parameter
         if materialize_embeddings:
             model.materialize_embeddings()
         return (model, info) if output_loading_info else model
@@ -134,6 +136,7 @@ class CompressedEncoderModel(CompressedEncoderPreTrainedModel):
             _check_same_shape(embedding, self.encoder.get_input_embeddings())
             embedding.init_weights()
             self.encoder.set_input_embeddings(embedding)
+            freeze_codes(self)
         if config.layer_widths is not None:
             set_layer_widths(self.encoder, config.layer_widths)
         self._encoder_arguments = accepted_arguments(self.encoder)

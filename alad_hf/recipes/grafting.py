@@ -33,6 +33,7 @@ from ..compression.layer_lists import find_layers
 from ..data.mixing import mix_rows
 from ..data.token_labels import encode_tagged_words, longest_input
 from ..models.alad_construction import load_tokenizer
+from ..models.compressed_embeddings import make_trainable
 from ..models.modeling_alad import AlAdForTokenClassification
 from ..models.teacher import load_teacher
 from .budget import EXCHANGED_COPIES, Budget
@@ -257,9 +258,8 @@ def _take_turns(run: _Run, student: PreTrainedModel, groups: Sequence[Sequence[i
     owner, name = find_layers(student)
     layers = getattr(owner, name)
     originals = [part.layer for part in encoder_layers(run.teacher)]
-    student.base_model.requires_grad_(
-        False
-    )  # the head learns on, so that a step without grafted layers has a gradient
+    # The head learns on, so that a step without grafted layers has a gradient.
+    student.base_model.requires_grad_(False)
     for place, group in enumerate(groups):
         if len(group) > 1:
             layers[place].requires_grad_(True)
@@ -273,7 +273,8 @@ def _take_turns(run: _Run, student: PreTrainedModel, groups: Sequence[Sequence[i
     for place, layer in enumerate(layers):
         if isinstance(layer, TakingTurns):
             layers[place] = layer.grafted
-    return student.requires_grad_(True)
+    make_trainable(student)
+    return student
 
 
 class TakingTurns(nn.Module):

@@ -34,6 +34,7 @@ from ..hub.model_card import Task as CardTask
 from ..hub.model_card import record_training, write_model_card
 from ..long_documents import state_length
 from ..models.alad_construction import load_tokenizer
+from ..models.compressed_embeddings import make_trainable
 from ..models.modeling_alad import AlAdPreTrainedModel
 from ..models.quantized_student import check_frozen
 from ..models.student import bare_encoder, load_student
@@ -361,7 +362,7 @@ def fit(
             callbacks=callbacks,
         )
     if distilled:
-        model.requires_grad_(True)
+        make_trainable(model)
     return trainer
 
 

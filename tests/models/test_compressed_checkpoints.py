@@ -15,6 +15,7 @@ from tiny_stock import exact_embedding, inputs, result, stock_model
 from transformers import AutoModel, AutoModelForTokenClassification, PreTrainedModel
 
 from alad_hf import AlAdForTokenClassification, CompressedEncoderConfig, CompressedEncoderModel
+from alad_hf.compression import compress_embeddings, truncate_layers
 from alad_hf.compression.wrapping import wrap_encoder
 from alad_hf.data.token_labels import usable_positions
 from alad_hf.evaluation.efficiency import stored_bytes
@@ -30,6 +31,28 @@ QUANTIZED = {
     "rotation": True,
     "row_scales": True,
 }
+
+
+class TestWhatFineTuningChanges:
+    """Binary codes have decoders that hundreds of bits share: a step that suits a layer takes the table apart."""
+
+    @pytest.mark.parametrize(("method", "frozen"), [("lighttoken", True), ("pq", False), ("svd", False)])
+    @pytest.mark.parametrize("kept_rows", [0, 5])
+    def test_of_a_tagger_as_made_cut_saved_and_loaded(
+        self, method: str, frozen: bool, kept_rows: int, tmp_path: Path
+    ) -> None:
+        stock = stock_model("bert")
+        made = compress_embeddings(stock, method, ratio=4, kept_rows=kept_rows, progress=False)
+        made.save_pretrained(tmp_path)
+        loaded = AutoModelForTokenClassification.from_pretrained(tmp_path)
+        for model in (made, truncate_layers(made, [0]), wrap_encoder(made), loaded):
+            embedding = model.get_input_embeddings()
+            trained = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+            every = {id(parameter) for parameter in model.parameters()}
+            assert every - trained == ({id(parameter) for parameter in embedding.parameters()} if frozen else set())
+        embedding.requires_grad_(True)
+        loaded.train()(**random_batch()).loss.backward()
+        assert all(parameter.grad is not None for parameter in embedding.parameters())
 
 
 class TestAlAdOverIt:
