@@ -56,6 +56,9 @@ def _spelled(name: str | None) -> str:
 
 
 def _value(value: object, parameter: Any, place: str) -> object:  # noqa: ANN401 - click's, which typer bundles
+    is_switch = getattr(parameter, "is_flag", False)
+    if not is_switch and any(isinstance(item, bool) for item in (value if isinstance(value, list) else [value])):
+        raise typer.BadParameter(f"{place} is {value!r} in YAML: put it in quotes if the word itself is meant.")
     several = parameter.nargs != 1 or getattr(parameter, "multiple", False)
     if isinstance(value, list) and all(isinstance(item, (str, int, float)) for item in value):
         return [str(item) for item in value] if several else ",".join(map(str, value))

@@ -37,8 +37,8 @@ def distill(
 
     source = resolve_pretrained(student)
     set_seed(seed)
-    model = AutoModelForMaskedLM.from_pretrained(source)
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    model = AutoModelForMaskedLM.from_pretrained(source, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     overrides = {} if learning_rate is None else {"learning_rate": learning_rate}
     args = published_distillation_arguments(
         output / "checkpoints",

@@ -47,7 +47,7 @@ def load_model(
         device: Where the model goes.
         backend: What runs it; by default ONNX for a folder that `alad-hf export` wrote.
         threads: Of the CPU; by default what the backend takes.
-        trust_remote_code: Whether code that lies beside a tagger or question answerer may be run.
+        trust_remote_code: Whether code that lies beside a tagger or question answerer, in torch or ONNX, may be run.
 
     Returns:
         What it is for, the model in eval mode, and the tokenizer.
@@ -60,7 +60,7 @@ def load_model(
     if backend == "onnx" or (backend is None and is_onnx_folder(name)):
         if device != "cpu":
             raise ValueError(f"ONNX models run on the CPU: leave out --device {device}, or take the torch model.")
-        onnx_model, tokenizer = load_onnx(name, threads=threads)
+        onnx_model, tokenizer = load_onnx(name, threads=threads, trust_remote_code=trust_remote_code)
         kinds: dict[str, Kind] = {"token-classification": "tagger", "question-answering": "answerer"}
         return kinds[onnx_model.task], onnx_model, tokenizer
     if threads is not None:

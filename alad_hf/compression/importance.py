@@ -102,8 +102,9 @@ def summed_loss(
         terms = [(logits[real], None if labels is None else labels[real.cpu()]) if by_token else (logits, labels)]
     else:
         states = outputs.last_hidden_state[real].float()
-        directions = torch.randn(states.shape, generator=generator).to(states.device)
-        return (states * directions).sum()
+        # In whole blocks of 16 numbers a row, by which torch draws: then what shares a batch does not matter.
+        drawn = torch.randn(len(states), -(-states.shape[1] // 16) * 16, generator=generator)
+        return (states * drawn[:, : states.shape[1]].to(states.device)).sum()
     loss = terms[0][0].new_zeros(())
     # Row by row, so that the same rows draw the same labels in whatever batches they come.
     draws = torch.rand(len(terms[0][0]), len(terms), dtype=torch.float64, generator=generator)
@@ -115,6 +116,6 @@ def summed_loss(
 
 def _drawn(scores: torch.Tensor, numbers: torch.Tensor) -> torch.Tensor:
     """A label for each row of (rows, classes), by a number from 0 to 1 (rows,); padding among the classes is idle."""
-    reached = scores.detach().double().softmax(dim=-1).cpu().cumsum(dim=-1)
+    reached = scores.detach().cpu().double().softmax(dim=-1).cumsum(dim=-1)
     # Of the whole sum, which may end a little beside 1.
     return (reached <= numbers.unsqueeze(1) * reached[:, -1:]).sum(dim=-1).to(scores.device)

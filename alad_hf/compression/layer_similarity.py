@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from ..evaluation_mode import evaluation_mode
 from .calibration import CalibrationText, model_inputs
+from .layer_lists import find_layers
 
 
 @dataclass
@@ -139,19 +140,29 @@ def layer_cosines(model: PreTrainedModel, calibration: CalibrationText) -> list[
     for states in _real_states(encoder, calibration):
         tokens += len(states[0])
         for layer, (before, after) in enumerate(zip(states, states[1:], strict=False)):
-            cosines = torch.nn.functional.cosine_similarity(before.double(), after.double(), dim=-1)
-            total[layer] += cosines.sum().cpu()
+            cosines = torch.nn.functional.cosine_similarity(before.cpu().double(), after.cpu().double(), dim=-1)
+            total[layer] += cosines.sum()
     return (total / tokens).tolist()
 
 
 def _real_states(encoder: PreTrainedModel, calibration: CalibrationText) -> Iterator[list[torch.Tensor]]:
     """States (real tokens, width) of the embeddings and after each layer, batch by batch."""
-    for batch in calibration.batches:
-        inputs = model_inputs(batch, encoder)
-        real = inputs["attention_mask"].bool()
-        with evaluation_mode(encoder):
-            hidden = encoder(**inputs, output_hidden_states=True).hidden_states
-        yield [states[real] for states in hidden]
+    top: list[torch.Tensor] = []
+    last_layer = getattr(*find_layers(encoder))[-1]
+    # What encoders with a norm behind the last layer (ModernBERT) return as its states has gone through that.
+    watch = last_layer.register_forward_hook(
+        lambda _, inputs, output: top.append(output[0] if isinstance(output, tuple) else output)
+    )
+    try:
+        for batch in calibration.batches:
+            inputs = model_inputs(batch, encoder)
+            real = inputs["attention_mask"].bool()
+            with evaluation_mode(encoder):
+                hidden = encoder(**inputs, output_hidden_states=True).hidden_states
+            yield [states[real] for states in (*hidden[:-1], top.pop())]
+            top.clear()
+    finally:
+        watch.remove()
 
 
 def equal_groups(num_groups: int, depth: int) -> list[list[int]]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors.torch import load_file
 from transformers import PreTrainedConfig
 
@@ -168,6 +168,8 @@ def _find_file(name: str, file: str, **source: Any) -> str | None:
         return str(path) if path.is_file() else None
     try:
         return hf_hub_download(name, file, **source)
+    except LocalEntryNotFoundError:  # the Hub is out of reach, and does not say what it has
+        raise
     except EntryNotFoundError:
         return None
 

@@ -122,7 +122,7 @@ class _Pairs:
                 run_layers(self.student, [part.layer], batch, self.own_states[index])
                 run_layers(self.original, [one.layer for one in group], batch, self.states[index])
                 values = own_values(), their_values()
-            mine, others = ([(a[real].double(), b[real].double()) for a, b in side] for side in values)
+            mine, others = ([(a[real].cpu().double(), b[real].cpu().double()) for a, b in side] for side in values)
             yield mine, others
 
     def error(self, part: LayerParts, group: Sequence[LayerParts]) -> float:

@@ -21,6 +21,9 @@ from .refit import LayerSources, refit_layers
 
 LayerMap = Literal["bottom", "top", "every_second", "by_similarity"]
 
+_LISTS_OF_LAYERS = ("attention_window", "layer_types", "mlp_layer_types", "no_rope_layers")
+"""Fields of configurations that hold one entry a layer."""
+
 
 def truncate_layers(
     model: PreTrainedModel,
@@ -105,8 +108,8 @@ def keep_layers(model: PreTrainedModel, layer_map: Sequence[int]) -> PreTrainedM
     _renumber(layers)
     config: Any = student.config.get_text_config()  # of a compressed encoder, the one of the encoder in it
     config.num_hidden_layers = len(layer_map)
-    for holder, field in ((config, "layer_types"), (student.config, "layer_widths")):
-        if getattr(holder, field, None):
+    for holder, field in (*((config, name) for name in _LISTS_OF_LAYERS), (student.config, "layer_widths")):
+        if isinstance(getattr(holder, field, None), list):
             setattr(holder, field, [getattr(holder, field)[index] for index in layer_map])
     check_rebuilds(student, layer_map)
     if not is_quantized(student):

@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from datasets import DatasetDict, load_dataset
+from datasets.exceptions import DatasetsError
 
 SPLIT_NAMES = {
     "train": "train",
@@ -76,9 +77,11 @@ def load_from_hub(name: str, suffixes: Collection[str]) -> DatasetDict:
     """
     try:
         splits = load_dataset(name)
-    except (OSError, ValueError, RuntimeError) as error:  # not found or out of reach, without data, or a script
+    # Not found or out of reach, without data, a script, or splits of which the columns differ.
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
+        reason = error.__cause__ if isinstance(error, DatasetsError) and error.__cause__ else error
         raise FileNotFoundError(
-            f"datasets.load_dataset({name!r}) failed, which is tried for what is no known local file: {error} "
+            f"datasets.load_dataset({name!r}) failed, which is tried for what is no known local file: {reason} "
             + _describe_forms(suffixes)
         ) from error
     return rename_splits(splits)

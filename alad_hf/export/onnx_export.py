@@ -183,7 +183,7 @@ def export_onnx(
             model_class=type(model).__name__,
             quantize=quantize,
             opset=opset,
-            inputs=names,
+            inputs=[name for name in names if name in runnable.input_names],  # those that the graph reads
             outputs=OUTPUTS[task],
             bytes=(folder / MODEL_FILE).stat().st_size,
             sha256=file_sha256(folder / MODEL_FILE),

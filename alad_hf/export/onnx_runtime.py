@@ -59,7 +59,7 @@ class OnnxModel(nn.Module):
         self.config = config
         self.task = task
         self._session = session
-        self._input_names = frozenset(node.name for node in session.get_inputs())
+        self.input_names = frozenset(node.name for node in session.get_inputs())
 
     @property
     def device(self) -> torch.device:
@@ -91,7 +91,7 @@ class OnnxModel(nn.Module):
             "attention_mask": torch.ones_like(input_ids) if attention_mask is None else attention_mask,
             "token_type_ids": torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids,
         }
-        feed = {name: value.long().cpu().numpy() for name, value in given.items() if name in self._input_names}
+        feed = {name: value.long().cpu().numpy() for name, value in given.items() if name in self.input_names}
         try:
             arrays = self._session.run(OUTPUTS[self.task], feed)
         except Exception as error:  # onnxruntime's errors share no base of their own

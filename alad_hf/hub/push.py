@@ -134,7 +134,7 @@ def files_of_model(folder: Path, runtime_files: Sequence[str] = ()) -> list[str]
         if not is_there:
             raise ValueError(f"{str(folder)!r} lacks {part}, without which nobody could use the model. Call {remedy}.")
     if runtime_files:
-        return [*names, *runtime_files, *_code(folder, ["AutoConfig"])]
+        return [*names, *runtime_files, *_code(folder, ["AutoConfig", "AutoTokenizer"])]
     return [*names, *_weights(folder), *_code(folder)]
 
 
@@ -165,9 +165,15 @@ def _weights(folder: Path) -> list[str]:
 
 
 def _code(folder: Path, classes: Sequence[str] | None = None) -> list[str]:
-    """The code that config.json names for all or some Auto classes, with the files that it imports from its folder."""
-    auto_map = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("auto_map", {})
-    references = [auto_map[name] for name in auto_map if classes is None or name in classes]
+    """The code that model and tokenizer name for all or some Auto classes, with what it imports from its folder."""
+    references = [
+        reference
+        for file in ("config.json", "tokenizer_config.json")
+        for name, named in _auto_map(folder / file).items()
+        if classes is None or name in classes
+        for reference in (named if isinstance(named, list) else [named])  # a slow and a fast tokenizer, or null
+        if reference
+    ]
     modules = {f"{reference.split('.')[0]}.py" for reference in references if "--" not in reference}  # else elsewhere
     names = set(modules)
     missing = sorted(name for name in modules if not (folder / name).is_file())
@@ -178,10 +184,15 @@ def _code(folder: Path, classes: Sequence[str] | None = None) -> list[str]:
             missing = [Path(error.filename).name]
     if missing:
         raise ValueError(
-            f"{str(folder)!r} lacks {', '.join(missing)}, of the modelling code that config.json names. Call "
-            "model.save_pretrained(folder), which writes it."
+            f"{str(folder)!r} lacks {', '.join(missing)}, of the code that config.json or tokenizer_config.json "
+            "names. Call save_pretrained(folder) of model and tokenizer, which write it."
         )
     return sorted(names)
+
+
+def _auto_map(file: Path) -> dict[str, Any]:
+    auto_map = json.loads(file.read_text(encoding="utf-8")).get("auto_map", {}) if file.exists() else {}
+    return auto_map if isinstance(auto_map, dict) else {"AutoTokenizer": auto_map}  # as older tokenizers wrote it
 
 
 def _card_named(path: Path, repo_id: str) -> bytes:

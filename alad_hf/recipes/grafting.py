@@ -227,6 +227,7 @@ def _graft_one_by_one(
     once_more = graft_arguments | {"extra_heads": 0, "extra_neurons": 0}
     first_merges = {sum(len(group) - 1 for group in groups[place + 1 :]) for place in range(len(groups))}
     student = copy.deepcopy(run.teacher)  # which stays as it is, even if nothing is merged
+    make_trainable(student)
     for number, now in enumerate(merges, start=1):
         arguments = graft_arguments if number - 1 in first_merges else once_more
         student = run.stage(f"grafted-{number}", partial(graft_layers, student, groups=now, **arguments))

@@ -115,7 +115,13 @@ def _labelled_states(
     states, labels = [torch.empty(0, head.in_features, device=model.device)], []
     try:
         with evaluation_mode(model):
-            for batch in DataLoader(rows, batch_size, collate_fn=DataCollatorForAlignment(tokenizer)):
+            loader = DataLoader(
+                rows,
+                batch_size,
+                collate_fn=DataCollatorForAlignment(tokenizer),
+                generator=torch.Generator(),  # or it would draw from the caller's random numbers
+            )
+            for batch in loader:
                 labelled = batch.pop("labels")
                 model(**{name: value.to(model.device) for name, value in batch.items() if name in accepted})
                 states.append(seen.pop()[labelled.to(model.device) >= 0].float())

@@ -155,6 +155,8 @@ def test_options_of_the_python_call() -> None:
         ("config: other.yaml\n", "['config'] are not options"),
         ("width: many\n", "'--width'"),
         ("kind: c\n", "'c'"),
+        ("kind: no\n", "kind is False in YAML: put it in quotes"),
+        ("width: [1, yes]\n", "width is [1, True] in YAML: put it in quotes"),
         ("width: {a: 1}\n", "width is {'a': 1}, expected a value or a list"),
         ("- width\n", "must hold option names"),
         ("3: 4\n", "must hold option names"),

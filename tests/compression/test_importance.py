@@ -6,9 +6,9 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
 from graft_models import HEADS, LAYOUTS, NEURONS, model_of, text_for
-from tiny import TAGS, tiny_tokenizer
+from tiny import TAGS, tiny_config, tiny_tokenizer
 from torch.nn import functional
-from transformers import AutoModelForQuestionAnswering, PreTrainedModel
+from transformers import AutoModelForQuestionAnswering, BertModel, PreTrainedModel
 
 from alad_hf.compression.calibration import CalibrationText
 from alad_hf.compression.encoder_layouts import LayerParts, encoder_layers
@@ -113,6 +113,15 @@ def test_batches_do_not_matter_without_labels(kind: str) -> None:
     """Though padding differs: what is drawn is drawn row by row."""
     model = answerer() if kind == "answerer" else model_of(tagger=True)
     one, two = (layer_importance(model, text_for(model, batch_size=size)) for size in (3, 16))
+    for a, b in zip(one.heads + one.neurons, two.heads + two.neurons, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("width", [16, 20])
+def test_batches_do_not_matter_to_what_is_drawn_for_an_encoder(width: int) -> None:
+    torch.manual_seed(0)
+    encoder = BertModel(tiny_config(hidden_size=width), add_pooling_layer=False).eval()
+    one, two = (layer_importance(encoder, text_for(encoder, batch_size=size)) for size in (1, 16))
     for a, b in zip(one.heads + one.neurons, two.heads + two.neurons, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from graft_models import DEPTH, model_of, states, text_for
+from tiny import tiny_config
+from transformers import AutoModel
 
 from alad_hf.compression.calibration import run_layers
 from alad_hf.compression.encoder_layouts import encoder_layers
@@ -124,6 +126,21 @@ def test_cosines_are_means_over_real_tokens() -> None:
     expected = torch.nn.functional.cosine_similarity(hidden[-2][real], hidden[-1][real], dim=-1).mean()
     assert layer_cosines(model, text)[-1] == pytest.approx(expected.item(), rel=1e-5)
     assert torch.equal(hidden[-1][real], states(model, text))
+
+
+def test_a_norm_behind_the_last_layer_is_no_part_of_it() -> None:
+    torch.manual_seed(0)
+    config = tiny_config("modernbert")
+    encoder = AutoModel.from_config(config).eval()
+    with torch.no_grad():
+        encoder.final_norm.weight.copy_(torch.rand(16) * 3)
+        for parameter in encoder.layers[-1].parameters():
+            parameter.zero_()  # such a layer hands on what it gets
+    text = text_for(encoder, 6)
+    assert layer_cosines(encoder, text)[-1] == pytest.approx(1, abs=1e-6)
+    hooks = len(encoder.layers[-1]._forward_hooks)  # transformers leaves one of its own
+    layer_cosines(encoder, text)
+    assert len(encoder.layers[-1]._forward_hooks) == hooks
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,12 @@ from golden.published_minialbert import (
     published_weights,
     restated_outputs,
 )
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors.torch import save_file
 from transformers import AutoModelForMaskedLM, AutoModelForTokenClassification
 
 from alad_hf import MiniAlbertForMaskedLM, MiniAlbertForTokenClassification, MiniAlbertModel
+from alad_hf.compression import published_minialbert
 from alad_hf.compression.published_minialbert import load_published_minialbert
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "published_minialbert.json"
@@ -182,6 +184,17 @@ class TestBadCheckpoints:
         (tmp_path / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
         with pytest.raises(OSError, match=r"neither model\.safetensors nor pytorch_model\.bin"):
             load_published_minialbert(str(tmp_path))
+
+    def test_a_hub_out_of_reach_is_no_missing_file(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def download(name: str, file: str, **source: object) -> str:
+            raise error
+
+        monkeypatch.setattr(published_minialbert, "hf_hub_download", download)
+        error = EntryNotFoundError("no such file")
+        assert published_minialbert._find_file("nobody/mini", "model.safetensors") is None
+        error = LocalEntryNotFoundError("out of reach")
+        with pytest.raises(OSError, match="out of reach"):
+            published_minialbert._find_file("nobody/mini", "model.safetensors")
 
     @pytest.mark.parametrize("content", [b"", b"no pickle", b"PK\x03\x04 cut off"])
     def test_damaged_pickle(self, tmp_path: Path, content: bytes) -> None:

@@ -16,8 +16,10 @@ from transformers import (
     BertModel,
     LlamaConfig,
     LlamaModel,
+    LongformerConfig,
     PreTrainedConfig,
     PreTrainedModel,
+    SmolLM3Config,
 )
 
 from alad_hf import AlAdForTokenClassification
@@ -335,3 +337,20 @@ def test_a_truncated_decoder_reads_before_it_is_saved_and_after(layer_map: list[
     assert [layer.self_attn.layer_idx for layer in student.layers] == [0, 1]
     student.save_pretrained(tmp_path)
     assert torch.equal(states(AutoModel.from_pretrained(tmp_path)), states(student))
+
+
+@pytest.mark.parametrize("layer_map", [[0, 1, 3], [2, 0]])
+def test_what_a_configuration_says_of_each_layer_follows_the_map(layer_map: list[int], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": DEPTH, "num_attention_heads": 2, "intermediate_size": 24}
+    config = SmolLM3Config(**sizes, num_key_value_heads=2, vocab_size=99, pad_token_id=0, no_rope_layer_interval=2)
+    model = AutoModel.from_config(config).eval()
+    student = truncate_layers(model, layer_map)
+    assert student.config.no_rope_layers == [config.no_rope_layers[index] for index in layer_map]
+    student.save_pretrained(tmp_path)
+    assert torch.equal(states(AutoModel.from_pretrained(tmp_path)), states(student))
+
+    windows = [2, 4, 6, 8]
+    config = LongformerConfig(**sizes, vocab_size=99, attention_window=windows, max_position_embeddings=66)
+    student = truncate_layers(AutoModel.from_config(config).eval(), layer_map)
+    assert student.config.attention_window == [windows[index] for index in layer_map]

@@ -184,6 +184,14 @@ def test_hub_columns_can_be_named(caplog: pytest.LogCaptureFixture) -> None:
     assert rows(load_token_classification(both, tag_column="pos_tags")["train"])[1] == (["Rome"], ["X"])
 
 
+def test_splits_with_other_columns_are_named(tmp_path: Path) -> None:
+    rows = hub_splits()
+    rows["train"].to_parquet(tmp_path / "train.parquet")
+    rows["dev"].add_column("more", ["x"] * len(rows["dev"])).to_parquet(tmp_path / "test.parquet")
+    with pytest.raises(FileNotFoundError, match=r"(?s)load_dataset.*failed.*column names don't match"):
+        load_token_classification(str(tmp_path))
+
+
 def test_hub_faults_are_named(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ValueError, match=r"split 'train': the column 'ner_tags' is List.*int64.*ClassLabel\(names="):
         load_token_classification(hub_splits(label=Value("int64")))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import STUDENT_CONFIGS, TAGS, VOCABULARY, tiny_config, tiny_teacher, tiny_tokenizer
+from tiny import STUDENT_CONFIGS, TAGS, VOCABULARY, tiny_alad_config, tiny_config, tiny_teacher, tiny_tokenizer
 from transformers import (
     AutoModel,
     AutoModelForQuestionAnswering,
@@ -27,7 +27,7 @@ from alad_hf import (
 )
 from alad_hf.export import ExportError, export_onnx, is_onnx_folder, load_onnx
 
-pytest.importorskip("onnxruntime", reason='the extra "export" is not installed')
+onnxruntime = pytest.importorskip("onnxruntime", reason='the extra "export" is not installed')
 onnx = pytest.importorskip("onnx", reason='the extra "export" is not installed')
 
 LABELS = {"id2label": dict(enumerate(TAGS)), "label2id": {tag: index for index, tag in enumerate(TAGS)}}
@@ -203,6 +203,16 @@ def test_question_answering(kind: str, tmp_path: Path) -> None:
     report = export_onnx(model, tmp_path / "onnx", tokenizer=tiny_tokenizer())
     assert report.task == "question-answering"
     assert_same_answers(model, tmp_path / "onnx", ["start_logits", "end_logits"])
+
+
+def test_the_description_names_what_the_graph_reads(tmp_path: Path) -> None:
+    """A DistilBERT student has no token types, though the tokenizer gives some and `forward` takes them."""
+    model = AlAdForTokenClassification(tiny_alad_config("distilbert")).eval()
+    report = export_onnx(model, tmp_path / "onnx", tokenizer=tiny_tokenizer())
+    session = onnxruntime.InferenceSession(tmp_path / "onnx" / "model.onnx")
+    described = json.loads((tmp_path / "onnx" / "onnx_export.json").read_text())["inputs"]
+    assert described == report.inputs == ["input_ids", "attention_mask"]
+    assert {node.name for node in session.get_inputs()} == set(described)
 
 
 def test_token_types_count(tmp_path: Path) -> None:

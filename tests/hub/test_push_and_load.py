@@ -418,6 +418,21 @@ def test_paths_in_an_index_do_not_leave_the_folder(checkpoint, tmp_path):
         _files_to_publish(folder)
 
 
+def test_the_code_of_tokenizers_is_published_too(checkpoint, tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for path in checkpoint.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    for named in (["slow.Slow", None], {"AutoTokenizer": ["slow.Slow", None]}):
+        (folder / "slow.py").unlink(missing_ok=True)
+        (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"auto_map": named}))
+        with pytest.raises(ValueError, match=r"lacks slow\.py, of the code that config\.json or tokenizer_config"):
+            _files_to_publish(folder)
+        (folder / "slow.py").write_text("import json\n")
+        assert "slow.py" in _files_to_publish(folder)
+
+
 def test_a_card_of_somebody_else_is_left_as_it_is(tmp_path):
     card = '# mine\n```python\npipeline(model="mine")\n```\n'
     (tmp_path / "README.md").write_text(card)

@@ -62,8 +62,9 @@ def test_the_head_is_the_logistic_regression_of_scikit_learn(architecture: str) 
 
 def test_nothing_but_the_head_changes() -> None:
     model = tiny_tagger().train()
-    before = copy.deepcopy(model.state_dict())
-    fit_tagging_head(model, make_rows(teacher=False), tokenizer=tiny_tokenizer())
+    before, rows, random_state = copy.deepcopy(model.state_dict()), make_rows(teacher=False), torch.get_rng_state()
+    fit_tagging_head(model, rows, tokenizer=tiny_tokenizer())
+    assert torch.equal(torch.get_rng_state(), random_state)
     changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert changed == {"classifier.weight", "classifier.bias"}
     assert model.training
