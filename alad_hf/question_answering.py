@@ -20,6 +20,7 @@ from .data.token_labels import check_positions, stated_length
 from .evaluation.answer_extraction import answer_candidates, best_answers
 from .evaluation.squad_score import squad_scores
 from .hub.finished_models import load_finished
+from .models.alad_construction import is_empty
 
 Answer = dict[str, Any]
 USUAL_LENGTH = 384
@@ -78,11 +79,13 @@ class QuestionAnswerer:
             The answerer.
 
         Raises:
-            ValueError: The checkpoint lacks weights, or cannot be loaded without its own code.
+            ValueError: The checkpoint lacks weights or a tokenizer, or cannot be loaded without its own code.
         """
         kwargs.setdefault("trust_remote_code", False)
         hub_options = {name: value for name, value in kwargs.items() if name in _HUB_OPTIONS}
         tokenizer = AutoTokenizer.from_pretrained(path_or_id, **hub_options)
+        if is_empty(tokenizer):
+            raise ValueError(f"{path_or_id!r} holds no tokenizer: pass the model's own to QuestionAnswerer(...).")
         return cls(load_finished(AutoModelForQuestionAnswering, path_or_id, **kwargs), tokenizer, device)
 
     def __call__(

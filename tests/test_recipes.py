@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -367,6 +368,21 @@ def test_splits_that_number_their_tags_each_for_itself_are_read_by_name(tmp_path
     assert list(trained.model.config.id2label.values()) == TAGS
 
 
+def test_the_head_of_a_tagger_is_kept_where_the_data_number_its_tags_otherwise(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = list(reversed(TAGS))
+    labels = {"id2label": dict(enumerate(names)), "label2id": {tag: index for index, tag in enumerate(names)}}
+    AutoModelForTokenClassification.from_config(tiny_config(**labels)).save_pretrained(tmp_path / "tagger")
+    tiny_tokenizer().save_pretrained(tmp_path / "tagger")
+    data = DatasetDict(train=dataset(8), validation=dataset())
+    budget = Budget(epochs=25, batch_size=8, learning_rate=3e-3)
+    trained = train_tagger(str(tmp_path / "tagger"), data, tmp_path / "out", budget=budget)
+    assert list(trained.model.config.id2label.values()) == names
+    assert trained.scores["f1"] == 1.0
+    assert "left behind" not in caplog.text
+
+
 def test_words_without_a_tag_are_not_learned(tmp_path: Path) -> None:
     untagged = dataset(8).map(lambda row: {"tags": [-1, *row["tags"][1:]]})
     data = DatasetDict(train=untagged, validation=untagged, test=dataset())
@@ -417,3 +433,29 @@ def test_adapters_of_peft_are_merged_before_an_encoder_is_trained_alone(tmp_path
     with torch.no_grad():
         states = tagger.base_model(**inputs).last_hidden_state
         torch.testing.assert_close(states, wrapped(**inputs).last_hidden_state, atol=1e-5, rtol=1e-4)
+
+
+def test_a_run_goes_on_with_its_own_arguments_alone(tmp_path: Path) -> None:
+    class Stop(TrainerCallback):
+        def on_save(self, args, state, control, **kwargs) -> None:
+            raise KeyboardInterrupt
+
+    data = DatasetDict(train=dataset(4), validation=dataset())
+    tiny_teacher().save_pretrained(tmp_path / "teacher")
+    tiny_tokenizer().save_pretrained(tmp_path / "teacher")
+    given = {"teacher": str(tmp_path / "teacher"), "texts": ["Smith works in York", "a b c"]}
+    begun = {**given, "budget": Budget(epochs=2, alignment_epochs=1, batch_size=4)}
+    folder = student(tmp_path / "student")
+    with pytest.raises(KeyboardInterrupt):
+        train_tagger(folder, data, tmp_path / "out", **begun, callbacks=[Stop()])
+    others = [
+        ({"budget": replace(begun["budget"], learning_rate=0.1)}, "learning_rate=.* and not 0.1"),
+        ({"budget": replace(begun["budget"], seed=3)}, "seed=0 and not 3"),
+        ({"window_size": 3}, "window_size=5 and not 3"),
+        ({"freeze_student": True}, "freeze_student=False and not True"),
+        ({"texts": ["Smith works in London", "a b c"]}, "other text or labels"),
+    ]
+    for change, message in others:
+        with pytest.raises(ValueError, match=rf"of a run with .*{message}.*go on with the same arguments and data"):
+            train_tagger(folder, data, tmp_path / "out", **{**begun, **change}, resume=True)
+    assert train_tagger(folder, data, tmp_path / "out", **begun, resume=True).scores

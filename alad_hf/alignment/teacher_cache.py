@@ -18,7 +18,7 @@ import pyarrow as pa
 import torch
 from datasets import Dataset, concatenate_datasets
 from datasets.config import HF_DATASETS_CACHE
-from tqdm.auto import tqdm
+from huggingface_hub.utils import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.row_order import in_order
@@ -267,7 +267,9 @@ def _compute_missing(
             message = f"{cache_dir} is full; the files finished before are kept, and a next call goes on. {_REMEDY}"
             raise OSError(error.errno, message) from error
 
-    with tqdm(total=sum(missing.values()), desc="Teacher states", unit=" tokens", unit_scale=True) as progress:
+    with tqdm(
+        total=sum(missing.values()), desc="Teacher states", unit=" tokens", unit_scale=True, name="alad_hf.alignment"
+    ) as progress:
         for path in fill_shards(missing, compute):
             progress.update(missing[path])
 

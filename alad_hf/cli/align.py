@@ -10,7 +10,7 @@ import typer
 from ..models.configuration_alad import AlAdConfig
 from .application import Report, console, verb
 from .models import kind_of
-from .options import BatchSize, FieldsOf, Output, Resume, Seed, TextFiles, read_lines
+from .options import BatchSize, FieldsOf, Output, Resume, Seed, TextFiles, check_no_model, read_lines
 from .progress import training_bars
 from .tables import facts_table
 from .train import ADAPTER_FIELDS, LOSS_FIELDS
@@ -30,7 +30,7 @@ def align(
     train_student: Annotated[
         bool, typer.Option("--train-student", help="Train the student too; else it stays as it is.")
     ] = False,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the text, by training; 1 if omitted.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the text, by training; 1 if omitted.", min=1)] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of the training; the published one.")] = None,
     regularisation: Annotated[
         float | None, typer.Option(help="Penalty of the closed form, a share of the variance.")
@@ -57,6 +57,8 @@ def align(
     if useless:
         flags = ", ".join("--" + name.replace("_", "-") for name in useless)
         raise ValueError(f"With --method {method} there is nothing that {flags} could do: leave it out.")
+    if not resume:
+        check_no_model(output)
     texts = read_lines(text) or []
     student, teacher = resolve_pretrained(student), resolve_pretrained(teacher)
     set_seed(seed)

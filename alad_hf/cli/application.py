@@ -16,6 +16,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 from huggingface_hub import constants
 from huggingface_hub.errors import HTTPError
+from huggingface_hub.utils import enable_progress_bars
 from rich.console import Console, RenderableType
 from rich.logging import RichHandler
 from rich.text import Text
@@ -134,7 +135,7 @@ def _write_utf8() -> None:
 
 
 def _set_up_messages(quiet: bool, verbose: bool) -> None:
-    from datasets import disable_progress_bars
+    import datasets
     from transformers.utils import logging as transformers_logging
 
     if quiet and verbose:
@@ -149,7 +150,9 @@ def _set_up_messages(quiet: bool, verbose: bool) -> None:
     if not verbose:
         transformers_logging.set_verbosity_error()
         transformers_logging.disable_progress_bar()
-        disable_progress_bars()
+        datasets.disable_progress_bars()
+    if not quiet and not constants.HF_HUB_DISABLE_PROGRESS_BARS:
+        enable_progress_bars("alad_hf")  # which the line for transformers has disabled with all others
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from ..compression.grafting import PairChoice
 from .application import Report, console, verb
 from .evaluate import load_split
 from .models import load_model
-from .options import Output, TextFiles, read_lines
+from .options import Output, TextFiles, check_no_model, read_lines
 from .tables import facts_table
 from .train import layer_indices
 
@@ -129,7 +129,8 @@ def compress(
         )
     if "text" in options and "data" in options:
         raise ValueError("--text and --data say both what is read: leave one of them out.")
-    kind, original, tokenizer = load_model(model)
+    check_no_model(output)
+    kind, original, tokenizer = load_model(model, backend="torch")
     if "text" in options:
         options |= {"texts": read_lines(options.pop("text")), "tokenizer": tokenizer}
     if "data" in options:

@@ -15,6 +15,7 @@ from transformers import (
 
 from ..hub.finished_models import load_finished
 from ..hub.pretrained_weights import resolve_pretrained
+from ..models.alad_construction import is_empty
 from ..models.student import load_student
 
 Kind = Literal["tagger", "answerer", "encoder"]
@@ -53,7 +54,7 @@ def load_model(
         What it is for, the model in eval mode, and the tokenizer.
 
     Raises:
-        ValueError: An ONNX model on another device than the CPU.
+        ValueError: An ONNX model on another device than the CPU, a device that is not there, or no tokenizer.
     """
     from ..export import is_onnx_folder, load_onnx
 
@@ -69,8 +70,19 @@ def load_model(
     trust = {"trust_remote_code": trust_remote_code}
     kind = kind_of(source, **trust)
     model: Any = load_student(source) if kind == "encoder" else load_finished(_AUTO_CLASSES[kind], source, **trust)
-    tokenizer = AutoTokenizer.from_pretrained(source, **trust)
-    return kind, model.to(device).eval(), tokenizer
+    remedy = f"{name!r} holds no tokenizer: save the model's own there, by tokenizer.save_pretrained(...)."
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **trust)
+    except (OSError, ValueError) as error:
+        raise ValueError(remedy) from error
+    if is_empty(tokenizer):
+        raise ValueError(remedy)
+    try:
+        model = model.to(device)
+    except (AssertionError, RuntimeError) as error:  # torch has its own ways to say that there is none
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"There is no device {device!r} here ({reason}): leave out --device.") from error
+    return kind, model.eval(), tokenizer
 
 
 def load_task_model(

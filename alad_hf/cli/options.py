@@ -23,7 +23,7 @@ TextFiles = Annotated[
     typer.Option("--text", help="Unlabelled text, one sentence a line; repeat for more files."),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
-BatchSize = Annotated[int, typer.Option(help="Sentences, or windows of a long text, at once.")]
+BatchSize = Annotated[int, typer.Option(help="Sentences, or windows of a long text, at once.", min=1)]
 MaxLength = Annotated[
     int | None, typer.Option(help="Tokens of one chunk of a long text; as many as the model takes if omitted.")
 ]
@@ -39,7 +39,7 @@ BackendChoice = Annotated[
 Threads = Annotated[
     int | None, typer.Option(help="Threads of the CPU; as many as the backend takes if omitted.", min=1)
 ]
-Output = Annotated[Path, typer.Option(help="Folder for the model.")]
+Output = Annotated[Path, typer.Option(help="Folder for the model.", file_okay=False)]
 Teacher = Annotated[str | None, typer.Option(help="Folder or Hub id of a model fine-tuned for the task.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from an interrupted run's checkpoints.")]
 
@@ -70,6 +70,12 @@ def field_options(chosen: FieldsOf) -> list[inspect.Parameter]:
         annotation: Any = Annotated[_plain_type(hints[name]) | None, option]
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
     return parameters
+
+
+def check_no_model(output: Path) -> None:
+    """Raise FileExistsError if a folder holds a model, whose card and other files would outlive it."""
+    if (output / "config.json").exists():
+        raise FileExistsError(f"{output} holds a model already: name another folder, or remove that one first.")
 
 
 def read_lines(paths: list[Path] | None) -> list[str] | None:

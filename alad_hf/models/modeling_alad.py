@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput, QuestionAnsweringModelOutput, TokenClassifierOutput
-from transformers.utils import can_return_tuple
+from transformers.utils import can_return_tuple, logging
 
 from .alad_construction import StudentTeacherMixin
 from .alignment_adapter import AdapterLinear, AlignmentAdapter, LayerMix
@@ -21,6 +21,8 @@ from .shard_names import check_shard_names
 from .student import build_student
 from .task_losses import at_least_one, token_items
 from .teacher import TeacherColumns, TeacherSignal, accepted_arguments, without_cache
+
+logger = logging.get_logger(__name__)
 
 UNLABELLED = -1
 """Label of a token of unlabelled text: counted (the Trainer sees `label != -100`), but without a task loss."""
@@ -112,14 +114,25 @@ class AlAdPreTrainedModel(StudentTeacherMixin, PreTrainedModel):
     def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """`PreTrainedModel.resize_token_embeddings`; a student's compressed embeddings cannot be resized.
 
+        New tokens are frozen with the others where those are, of which a warning tells.
+
         Raises:
             ValueError: They are compressed and have another size.
         """
-        embedding = self.get_input_embeddings()
+        embedding: Any = self.get_input_embeddings()
         if isinstance(embedding, CompressedEmbedding):
             embedding.refuse_resizing(new_num_tokens)
             return embedding
-        return super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
+        before = embedding.num_embeddings
+        resized: Any = super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
+        if resized.num_embeddings > before and not resized.weight.requires_grad:
+            logger.warning(
+                "The embeddings of %d new tokens are frozen as the others are, and training will leave them as they "
+                "are now. Load or build the model with freeze_embeddings=False, and freeze_student=False, to train "
+                "them.",
+                resized.num_embeddings - before,
+            )
+        return resized
 
     def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
         """`PreTrainedModel.save_pretrained`; a quantized student is stored as it is."""
@@ -206,6 +219,15 @@ class AlAdPreTrainedModel(StudentTeacherMixin, PreTrainedModel):
                 "It must say of each of the student's tokens whether the teacher has a counterpart."
             )
         return signal, real.float() * signal.mask
+
+
+def _warn_of_missing_labels(signal: TeacherSignal) -> None:
+    if signal.states is not None or signal.logits is not None:
+        logger.warning_once(
+            "There is a teacher's signal but no labels. Where the Trainer keeps them for a loss of its own "
+            "(label_smoothing_factor), nothing is aligned: leave that out. Of unlabelled text, "
+            "DataCollatorForAlignment makes labels."
+        )
 
 
 def _set_trainable(encoder: PreTrainedModel, config: AlAdConfig) -> None:
@@ -440,6 +462,8 @@ class AlAdForTokenClassification(AlAdPreTrainedModel):
         signal, matched = self._signal(given, self.training or labels is not None, real, **inputs)
         sums = self._alignment_terms(outputs.last_hidden_state, signal.states, matched)
         teacher_says = self._to_distil(signal.logits, logits)
+        if self.training and labels is None and not torch.compiler.is_compiling():
+            _warn_of_missing_labels(signal)
         labels = labels.to(logits.device) if labels is not None else None
         sums |= tagging_sums(logits, labels, teacher_says, matched, self.config.distillation_temperature)
         loss, loss_terms = self._total_loss(sums, token_items(labels, real, num_items_in_batch))

@@ -10,12 +10,16 @@ from ..data.tagged_datasets import dataset_to_sentences
 from .validation_split import with_validation
 
 
-def tagged_splits(data: DatasetDict, teacher: PreTrainedModel | None = None) -> DatasetDict:
+def tagged_splits(
+    data: DatasetDict, teacher: PreTrainedModel | None = None, tagger: PreTrainedModel | None = None
+) -> DatasetDict:
     """Check splits, hold out a validation split where there is none, and number the tags of all alike.
 
     Args:
         data: Splits with the columns `tokens` and `tags`; others than `train`, `validation` and `test` are left out.
         teacher: A tagger whose numbers they get.
+        tagger: Without a teacher, what is trained on: they get its numbers if it has the same tags, so that its head
+            can be kept.
 
     Raises:
         ValueError: A split is empty or lacks a column, its tags are no class labels, the split that scores are of has
@@ -35,7 +39,12 @@ def tagged_splits(data: DatasetDict, teacher: PreTrainedModel | None = None) -> 
     data = with_validation(data, "tokens")
     scored = scored_split(data)
     dataset_to_sentences(data[scored], f"The split {scored!r}", "tokens", "tags")
-    return with_common_tags(data) if teacher is None else with_tags_of(teacher, data)
+    if teacher is not None:
+        return with_tags_of(teacher, data)
+    data = with_common_tags(data)
+    if tagger is not None and {*tagger.config.id2label.values()} == {*data["train"].features["tags"].feature.names}:
+        return with_tags_of(tagger, data)
+    return data
 
 
 def scored_split(data: DatasetDict) -> str:

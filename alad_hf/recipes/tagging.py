@@ -101,7 +101,8 @@ def train_tagger(
     )
     mode = parts.mode(AutoModelForTokenClassification, adapter=adapter, freeze_student=freeze_student)
     budget = budget.completed(mode, width=parts.width, exchanged=texts is None)
-    data = tagged_splits(data, parts.teacher)
+    is_tagger = parts.knows(AutoModelForTokenClassification)
+    data = tagged_splits(data, parts.teacher, parts.encoder if is_tagger else None)
     if parts.teacher is not None and texts is None:
         texts = exchange_mentions(data["train"], copies=EXCHANGED_COPIES, seed=budget.seed)
     task = tagging_task(data["train"].features["tags"].feature.names)

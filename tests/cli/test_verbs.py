@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from alad_hf.compression import compress_embeddings, embedding_metric, prune_wid
 from alad_hf.data import encode_tagged_words, load_question_answering, load_token_classification
 from alad_hf.hub.model_card import record_training
 from alad_hf.question_answering import QuestionAnswerer
-from alad_hf.recipes.tagging import with_tags_of
+from alad_hf.recipes import with_tags_of
 from alad_hf.tagging import evaluate_tagger, tag_text
 
 TASK = ["--data", "{corpus}", "--output", "{out}"]
@@ -228,8 +229,9 @@ def test_compress_weights_tokens_by_the_text(method: str, folder: Path, tmp_path
     default = "no-metric" if method == "pq" else "metric"
     for option, expected in (((), default), (("--metric",), "metric"), (("--no-metric",), "no-metric")):
         run(*arguments, "--text", tmp_path / "text.txt", *option)
-        written = AutoModelForTokenClassification.from_pretrained(tmp_path / "out").get_input_embeddings().dense()
-        torch.testing.assert_close(written, tables[expected])
+        (tmp_path / "out").rename(tmp_path / f"out{len(option)}{expected}")
+        written = AutoModelForTokenClassification.from_pretrained(tmp_path / f"out{len(option)}{expected}")
+        torch.testing.assert_close(written.get_input_embeddings().dense(), tables[expected])
 
 
 def test_compress_to_a_recursive_encoder(folder: Path, tmp_path: Path, run) -> None:
@@ -413,6 +415,16 @@ def test_questions_from_training_to_answers(folder: Path, tmp_path: Path, run) -
             ["demo", "{tagger}", "--write-space", "{out}", "--share", "--host", "::1", "--device", "cpu"],
             "so --host and --share and --device would do nothing",
         ),
+        pytest.param(
+            ["evaluate", "{teacher}", "--data", "{corpus}", "--device", "cuda"],
+            "There is no device 'cuda' here",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ),
+        (["compress", "{teacher}", "--method", "int8", "--output", "{student}"], "student holds a model already"),
+        (
+            ["align", "{student}", "--teacher", "{teacher}", "--text", "{corpus}/train.conll", "--output", "{tagger}"],
+            "tagger holds a model already: name another folder",
+        ),
         (["predict", "{tagger}", "{corpus}/absent.txt"], "is not a file"),
         (["predict", "{tagger}", "{corpus}/train.conll", "--resume"], "name it with --output"),
         (["predict", "{tagger}", "--overlap", "62"], "overlap=62 must be at least 0"),
@@ -476,6 +488,35 @@ def test_mistakes_get_an_answer_and_no_traceback(
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert not (tmp_path / "out").exists()
+
+
+def test_values_out_of_range_are_wrong_usage(folder: Path, tmp_path: Path, run) -> None:
+    (tmp_path / "file").write_text("")
+    align = ["align", folder / "student", "--teacher", folder / "teacher", "--text", tmp_path / "file"]
+    for arguments in (
+        [*align, "--output", tmp_path / "file"],
+        [*align, "--output", tmp_path / "out", "--epochs", 0],
+        [*align, "--output", tmp_path / "out", "--batch-size", 0],
+    ):
+        assert "Invalid value for" in run(*arguments, code=2).stderr
+
+
+def test_quiet_shows_no_progress(folder: Path, tmp_path: Path, run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("huggingface_hub.utils.tqdm", "huggingface_hub.constants"):
+        monkeypatch.setattr(sys.modules[module], "HF_HUB_DISABLE_PROGRESS_BARS", None)
+    (tmp_path / "text").write_text("Smith visited York\nJones works\n" * 20)
+    align = ["align", folder / "student", "--teacher", folder / "teacher", "--text", tmp_path / "text"]
+    align += ["--method", "closed-form", "--adapter-type", "linear"]
+    assert "Moments" in run(*align, "--output", tmp_path / "one").stderr
+    assert "Moments" not in run(*align, "--output", tmp_path / "two", "--quiet").stderr
+
+
+def test_a_model_without_a_tokenizer_or_in_onnx_is_named(folder: Path, tmp_path: Path, run) -> None:
+    AutoModelForTokenClassification.from_pretrained(folder / "teacher").save_pretrained(tmp_path)
+    assert "holds no tokenizer" in run("evaluate", tmp_path, "--data", folder / "corpus", code=1).stderr
+    (tmp_path / "model.safetensors").rename(tmp_path / "model.onnx")
+    done = run("compress", tmp_path, "--method", "int8", "--output", tmp_path / "out", code=1)
+    assert "is a model in ONNX, which torch cannot load: name the one that it was made of" in done.stderr
 
 
 def test_a_damaged_checkpoint_is_an_error_of_the_user(folder: Path, tmp_path: Path, run) -> None:

@@ -27,6 +27,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.utils import logging
 
 from alad_hf import AlAdConfig, AlAdForQuestionAnswering, AlAdForTokenClassification, AlAdModel
 from alad_hf.compression.wrapping import wrap_encoder
@@ -435,6 +436,31 @@ def test_a_decoder_keeps_no_cache(compressed: bool) -> None:
     model(**batch)
     model(**batch, use_cache=True)
     assert kept[0] is None and kept[1] is not None
+
+
+def test_new_tokens_of_a_frozen_table_are_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    for changes, told in (({}, True), ({"freeze_embeddings": False}, False), ({"freeze_student": True}, True)):
+        caplog.clear()
+        model = AlAdForTokenClassification(tiny_alad_config(**changes))
+        model.resize_token_embeddings(99)
+        assert "frozen" not in caplog.text
+        model.resize_token_embeddings(102)
+        assert ("embeddings of 3 new tokens are frozen" in caplog.text) == told
+
+
+def test_a_signal_without_labels_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The Trainer keeps labels from the model where it smooths them, and its loss then replaces the model's."""
+    logging.warning_once.cache_clear()
+    model = AlAdForTokenClassification(tiny_alad_config()).train()
+    batch = random_batch()
+    signal = {"teacher_states": torch.zeros(3, 9, 32)}
+    model(**batch, **signal)
+    batch.pop("labels")
+    model.eval()(**batch, **signal)
+    assert not caplog.text
+    model.train()(**batch, **signal)
+    model(**batch, **signal)
+    assert caplog.text.count("label_smoothing_factor") == 1
 
 
 def test_rotary_frequencies_of_a_student_in_half_precision_are_not_rounded(tmp_path: Path) -> None:
