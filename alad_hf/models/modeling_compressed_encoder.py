@@ -53,7 +53,7 @@ class CompressedEncoderPreTrainedModel(PreTrainedModel):
     ) -> CompressedEncoderPreTrainedModel:
         """`PreTrainedModel.from_pretrained`, and a check of the compressed embedding that was loaded.
 
-        Embeddings with binary codes come frozen, for which `freeze_codes` has the reason. Weights are read as
+        Embeddings with long binary codes come frozen, for which `freeze_codes` has the reason. Weights are read as
         safetensors only, unless the caller says otherwise.
 
         Args:

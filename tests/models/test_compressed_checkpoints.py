@@ -34,13 +34,23 @@ QUANTIZED = {
 
 
 class TestWhatFineTuningChanges:
-    """Binary codes have decoders that hundreds of bits share: a step that suits a layer takes the table apart."""
+    """Long binary codes share a decoder, which a step that suits a layer takes apart."""
 
-    @pytest.mark.parametrize(("method", "frozen"), [("lighttoken", True), ("pq", False), ("svd", False)])
+    @pytest.mark.parametrize(
+        ("method", "most_bits", "frozen"),
+        [("lighttoken", 8, True), ("lighttoken", 512, False), ("pq", 8, False), ("svd", 8, False)],
+    )
     @pytest.mark.parametrize("kept_rows", [0, 5])
     def test_of_a_tagger_as_made_cut_saved_and_loaded(
-        self, method: str, frozen: bool, kept_rows: int, tmp_path: Path
+        self,
+        method: str,
+        most_bits: int,
+        frozen: bool,
+        kept_rows: int,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        monkeypatch.setattr("alad_hf.models.compressed_embeddings.MOST_TRAINED_BITS", most_bits)
         stock = stock_model("bert")
         made = compress_embeddings(stock, method, ratio=4, kept_rows=kept_rows, progress=False)
         made.save_pretrained(tmp_path)
