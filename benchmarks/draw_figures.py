@@ -6,6 +6,8 @@ python benchmarks/draw_figures.py
 from __future__ import annotations
 
 import json
+import statistics
+from typing import NamedTuple
 
 import matplotlib
 
@@ -43,40 +45,82 @@ STYLES = {
 }
 
 
+class Curve(NamedTuple):
+    """A line of one method."""
+
+    method: str
+    label: str
+    points: dict[str, list[float]]
+    """Scores by "method@ratio", one a seed."""
+    line: str = "-"
+
+
 def embedding_compression(results_file: str) -> None:
-    """Score against stored bytes of the token table, every method, nothing tuned afterwards."""
-    tasks = json.loads((RESULTS / f"{results_file}.json").read_text())["untuned"]
-    for task, runs in tasks.items():
-        if len({key.split("@")[1] for key in runs if "@" in key}) < CURVES[results_file]:
-            continue
+    """Score against stored bytes of the token table, every method: replaced, and fine-tuned after that."""
+    results = json.loads((RESULTS / f"{results_file}.json").read_text())
+    for task, replaced in results["untuned"].items():
         metric = "accuracy" if task == "ewt_pos" else "f1"
-        figure, axes = pyplot.subplots(figsize=(12, 5.5), layout="constrained")
-        dense = runs["dense"]["test"][metric]
-        axes.axhline(dense, color="black", linestyle=":", linewidth=1)
-        axes.annotate(f"uncompressed, 46.9 MB: {dense:.1f}", (0.01, dense), xycoords=("axes fraction", "data"),
-                      ha="left", va="bottom")  # fmt: skip
-        largest = []
+        sizes = {point: run["bytes"] / 1e6 for point, run in replaced.items() if "bytes" in run}
+        scores = {point: [run["test"][metric]] for point, run in replaced.items() if "test" in run}
+        curves = [Curve(method, name, _of(method, scores)) for method, name in METHOD_NAMES.items()]
+        draw_curves(f"{results_file}_{task}", task, curves, sizes, scores["dense"], "nothing tuned afterwards")
+
+        arms = results.get("tuned", {}).get(task, {})
+        trained, fixed = (
+            {point: [run["test"][metric] for run in runs.values()] for point, runs in arms.get(arm, {}).items()}
+            for arm in ("tuned", "tuned_fixed")
+        )
+        curves = []
         for method, name in METHOD_NAMES.items():
-            points = sorted(
-                (run["bytes"] / 1e6, run["test"][metric])
-                for key, run in runs.items()
-                if key.startswith(f"{method}@") and "error" not in run
-            )
-            if points:
-                largest.append(points[-1][0])
-                color, marker = STYLES[method]
-                axes.plot(*zip(*points, strict=True), color=color, marker=marker, label=name)
-        axes.set_xscale("log")
-        ticks = [tick for tick in (0.5, 1, 2, 5, 10) if tick < 1.5 * max(largest)]
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.minorticks_off()
-        axes.set_xlabel("stored bytes of the token table, MB (float32: 46.9)")
-        axes.set_ylabel(f"{TASK_NAMES[task]} on test")
-        axes.set_title("Token table of a fine-tuned MiniLM-L6 replaced, nothing tuned afterwards")
-        axes.grid(alpha=0.3)
-        figure.legend(loc="outside right upper", fontsize="small")
-        figure.savefig(FIGURES / f"{results_file}_{task}.png", dpi=120)
-        pyplot.close(figure)
+            fixed_points = _of(method, fixed)
+            curves.append(Curve(method, f"{name}; table fixed", fixed_points))
+            curves.append(Curve(method, name, _of(method, trained), ":" if fixed_points else "-"))
+        own = trained.get("dense", [])
+        draw_curves(f"{results_file}_{task}_tuned", task, curves, sizes, own, "then fine-tuned (three seeds)")
+
+
+def _of(method: str, scores: dict[str, list[float]]) -> dict[str, list[float]]:
+    return {point: values for point, values in scores.items() if point.startswith(f"{method}@")}
+
+
+def draw_curves(
+    name: str, task: str, curves: list[Curve], sizes: dict[str, float], dense: list[float], title: str
+) -> None:
+    """One figure of scores, means and deviations, by the MB of the table; none where there are too few ratios."""
+    curves = [curve for curve in curves if curve.points]
+    shown = {point for curve in curves for point in curve.points}
+    if len({point.split("@")[1] for point in shown}) < CURVES[name.rpartition(f"_{task}")[0]]:
+        return
+    figure, axes = pyplot.subplots(figsize=(12, 5.5), layout="constrained")
+    own = statistics.mean(dense)
+    axes.axhline(own, color="black", linestyle=":", linewidth=1)
+    axes.annotate(f"uncompressed, 46.9 MB: {own:.1f}", (0.01, own), xycoords=("axes fraction", "data"),
+                  ha="left", va="bottom")  # fmt: skip
+    for curve in curves:
+        points = sorted(curve.points, key=sizes.__getitem__)
+        values = [curve.points[point] for point in points]
+        color, marker = STYLES[curve.method]
+        axes.errorbar(
+            [sizes[point] for point in points],
+            [statistics.mean(seeds) for seeds in values],
+            [statistics.stdev(seeds) if len(seeds) > 1 else 0 for seeds in values],
+            color=color,
+            marker=marker,
+            linestyle=curve.line,
+            label=curve.label,
+            elinewidth=1,
+        )
+    axes.set_xscale("log")
+    ticks = [tick for tick in (0.5, 1, 2, 5, 10, 20) if tick < 1.5 * max(sizes[point] for point in shown)]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("stored bytes of the token table, MB (float32: 46.9)")
+    axes.set_ylabel(f"{TASK_NAMES[task]} on test")
+    axes.set_title(f"Token table of a fine-tuned MiniLM-L6 replaced, {title}")
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize="small")
+    figure.savefig(FIGURES / f"{name}.png", dpi=120)
+    pyplot.close(figure)
 
 
 TERMS = {

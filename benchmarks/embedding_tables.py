@@ -31,8 +31,13 @@ METHOD_NAMES = {
     "int8": "int8",
     "int4": "int4",
 }
-TUNED_ARMS = {"tuned": "fine-tuned", "alad": "AlAd, joint", "alad_factors": "AlAd, joint, factors trained too"}
-ROUNDING_RATIOS = {"int8": 5, "int4": 10}
+TUNED_ARMS = {
+    "tuned": "fine-tuned with the table's factors",
+    "tuned_fixed": "fine-tuned, table fixed",
+    "alad": "AlAd, joint, table fixed",
+    "alad_factors": "AlAd, joint, with its factors",
+}
+ROUNDING_RATIOS = {"int8": 5.0, "int4": 10.0}
 """The column nearest to what rounding takes."""
 
 
@@ -131,27 +136,40 @@ def embedding_tuned(results_file: str = "embedding_compression") -> str:
 
 
 def embedding_tuned_of_task(task: str, untuned: dict, arms: dict) -> str:
-    """One table: points by arm."""
+    """One table: methods, and what was done with them, by ratio."""
     metric = "accuracy" if task == "ewt_pos" else "f1"
-    names = {arm: name for arm, name in TUNED_ARMS.items() if arm in arms}
+    scores = {
+        arm: {point: [run["test"][metric] for run in runs.values()] for point, runs in arms[arm].items()}
+        for arm in TUNED_ARMS
+        if arm in arms
+    }
+    points = dict.fromkeys(point for arm in scores.values() for point in arm)
+    scores = {"replaced": {point: [untuned[point]["test"][metric]] for point in points}} | scores
+    ratios = _columns(point.split("@") for point in points if "@" in point)
     lines = [
-        f"| {TASK_NAMES[task]} on test | ratio | stored MB | replaced | {' | '.join(names.values())} |",
-        f"|---|---:|---:|---:|{'---:|' * len(names)}",
+        f"| {TASK_NAMES[task]} on test | | {' | '.join(f'ratio {ratio:g}' for ratio in ratios)} |",
+        f"|---|---|{'---:|' * len(ratios)}",
     ]
-    tuned = dict.fromkeys(point for arm in names for point in arms[arm])
-    points = sorted(tuned, key=lambda key: [*["dense", *METHOD_NAMES]].index(key.split("@")[0]))
-    for point in points:
-        method, replaced = point.split("@")[0], untuned[point]
-        size = (f"{replaced['ratio']:.1f}", f"{replaced['bytes'] / 1e6:.2f}") if method != "dense" else ("1", "46.88")
-        scores = [
-            spread([run["test"][metric] for run in arms[arm][point].values()]) if point in arms[arm] else ""
-            for arm in names
-        ]
-        name = METHOD_NAMES.get(method, "its own table")
-        lines.append(f"| {name} | {' | '.join(size)} | {replaced['test'][metric]:.1f} | {' | '.join(scores)} |")
-    steps = arms["settings"]["steps"]
-    seeds = sorted({len(runs) for arm in names for runs in arms[arm].values()})
-    note = f"{steps} steps of 32 rows. Mean ± deviation of {' or '.join(map(str, seeds))} seeds; replaced: one run."
+    for method, name in METHOD_NAMES.items():
+        shown = name
+        for arm, values in scores.items():
+            runs = {
+                point.split("@")[1]: {"score": spread(values[point]), "ratio": untuned[point]["ratio"]}
+                for point in values
+                if point.startswith(f"{method}@")
+            }
+            found = [_at(method, ratio, runs) for ratio in ratios]
+            if any(run for run, _ in found):
+                cells = [f"{run['score']}{note}" if run else "" for run, note in found]
+                lines.append(f"| {shown} | {TUNED_ARMS.get(arm, arm)} | {' | '.join(cells)} |")
+                shown = ""
+    own = [f"{untuned['dense']['test'][metric]:.1f} as it was"]
+    own += [f"{TUNED_ARMS[arm]} {spread(scores[arm]['dense'])}" for arm in arms if "dense" in scores.get(arm, {})]
+    seeds = sorted({len(values) for arm, by_point in scores.items() if arm in arms for values in by_point.values()})
+    note = (
+        f"With its own table: {'; '.join(own)}. {arms['settings']['steps']} steps of 32 rows. Mean ± deviation of "
+        f"{' or '.join(map(str, seeds))} seeds; replaced: one run."
+    )
     return "\n".join([*lines, "", note])
 
 
