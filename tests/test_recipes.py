@@ -458,4 +458,7 @@ def test_a_run_goes_on_with_its_own_arguments_alone(tmp_path: Path) -> None:
     for change, message in others:
         with pytest.raises(ValueError, match=rf"of a run with .*{message}.*go on with the same arguments and data"):
             train_tagger(folder, data, tmp_path / "out", **{**begun, **change}, resume=True)
+    relabelled = DatasetDict(data, train=data["train"].map(lambda row: {"tags": [0] * len(row["tags"])}))
+    with pytest.raises(ValueError, match="other text or labels"):
+        train_tagger(folder, relabelled, tmp_path / "out", **begun, resume=True)
     assert train_tagger(folder, data, tmp_path / "out", **begun, resume=True).scores

@@ -70,13 +70,14 @@ def load_model(
     trust = {"trust_remote_code": trust_remote_code}
     kind = kind_of(source, **trust)
     model: Any = load_student(source) if kind == "encoder" else load_finished(_AUTO_CLASSES[kind], source, **trust)
-    remedy = f"{name!r} holds no tokenizer: save the model's own there, by tokenizer.save_pretrained(...)."
+    remedy = "Save the model's own there, by tokenizer.save_pretrained(...)."
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, **trust)
     except (OSError, ValueError) as error:
-        raise ValueError(remedy) from error
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"The tokenizer of {name!r} cannot be loaded: {reason} {remedy}") from error
     if is_empty(tokenizer):
-        raise ValueError(remedy)
+        raise ValueError(f"{name!r} holds no tokenizer. {remedy}")
     try:
         model = model.to(device)
     except (AssertionError, RuntimeError) as error:  # torch has its own ways to say that there is none

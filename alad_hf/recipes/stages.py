@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import logging
 import math
 import os
@@ -14,7 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.compute as pc
 import torch
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict
@@ -38,14 +35,14 @@ from ..hub.model_card import record_training, write_model_card
 from ..long_documents import state_length
 from ..models.alad_construction import load_tokenizer
 from ..models.compressed_embeddings import make_trainable
-from ..models.configuration_alad import AlAdConfig
 from ..models.modeling_alad import AlAdPreTrainedModel
 from ..models.quantized_student import check_frozen
 from ..models.student import bare_encoder, load_student
 from ..models.teacher import copy_head, load_teacher, state_width, tagging_head, tokenizes_alike
 from ..training.distillation import distilling
-from ..training.stages import check_one_device, last_complete_checkpoint, published_arguments, train
+from ..training.stages import check_one_device, published_arguments, train
 from .budget import MOST_EVALUATIONS, Budget, Mode
+from .same_run import check_same_run, describe_run
 from .tagged_splits import scored_split
 
 logger = logging.getLogger(__name__)
@@ -351,7 +348,7 @@ def fit(
         save_steps=interval,
         **(evaluating if validation is not None else {}),
     )
-    _check_same_run(checkpoints, _described(model, rows, steps=steps, distilled=distilled, budget=budget), resume)
+    check_same_run(checkpoints, describe_run(model, rows, steps=steps, distilled=distilled, budget=budget), resume)
     if distilled:
         model.get_input_embeddings().requires_grad_(False)  # as in joint training; it helps here too
     with distilling(model) if distilled else nullcontext():
@@ -369,39 +366,6 @@ def fit(
     if distilled:
         make_trainable(model)
     return trainer
-
-
-def _described(
-    model: PreTrainedModel, rows: Dataset, *, steps: int, distilled: bool, budget: Budget
-) -> dict[str, Any]:
-    """What makes a training the one that it is, as JSON has it."""
-    tokens = hashlib.sha256()
-    for table in rows.select_columns(["input_ids"]).with_format("arrow").iter(batch_size=10_000):
-        tokens.update(pc.list_flatten(table["input_ids"]).to_numpy())
-    run = {"steps": steps, "distilled": distilled, "tokens": tokens.hexdigest(), **asdict(budget)}
-    if isinstance(model, AlAdPreTrainedModel):
-        # Not by what the models are called, which are in other places at times.
-        named = {"text_config", "student_name_or_path", "teacher_name_or_path"}
-        run |= {name: getattr(model.config, name) for name in AlAdConfig.__annotations__ if name not in named}
-    return json.loads(json.dumps(run))
-
-
-def _check_same_run(checkpoints: Path, run: dict[str, Any], resume: bool) -> None:
-    """Note what is begun; raise ValueError if what is to go on is something else, and then name the differences."""
-    file = checkpoints / "run.json"
-    begun = last_complete_checkpoint(checkpoints) is not None
-    if begun and resume and file.exists():
-        before = json.loads(file.read_text(encoding="utf-8"))
-        other = sorted(name for name in {*before, *run} if before.get(name) != run.get(name))
-        if other:
-            shown = [f"{name}={before.get(name)!r} and not {run.get(name)!r}" for name in other if name != "tokens"]
-            raise ValueError(
-                f"The checkpoints in {checkpoints} are of a run with {', '.join(shown) or 'other text or labels'}: "
-                "go on with the same arguments and data, or name another output_dir (--output)."
-            )
-    elif not begun:
-        checkpoints.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
 
 
 def score_and_describe(
