@@ -8,7 +8,8 @@ import torch
 from tqdm.auto import tqdm
 
 MAX_CENTROIDS = 256
-_ROWS_AT_ONCE = 1024
+_DISTANCES_AT_ONCE = 2**19
+"""Two megabytes, which caches hold: written to memory and read again they take twice as long."""
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,18 @@ def _k_means(
 
 
 def _nearest(vectors: torch.Tensor, codebooks: torch.Tensor) -> torch.Tensor:
-    """Index (parts, rows) of the nearest centroid, in slices: all distances at once would take gigabytes."""
+    """Index (parts, rows) of the nearest centroid to vectors (parts, rows, length), of codebooks (parts, n, length)."""
+    parts, centroids, length = codebooks.shape
+    if length == 1:  # Sorted numbers: the nearest is found by halving, without the distances to all.
+        values, order = codebooks.squeeze(2).sort(dim=1)
+        places = torch.searchsorted((values[:, :-1] + values[:, 1:]) / 2, vectors.squeeze(2))
+        return order.gather(1, places)
     half_norms = codebooks.square().sum(dim=2).unsqueeze(1) / 2
     transposed = codebooks.transpose(1, 2)
     return torch.cat(
         [
             torch.baddbmm(half_norms, some, transposed, alpha=-1).argmin(dim=2)
-            for some in vectors.split(_ROWS_AT_ONCE, dim=1)
+            for some in vectors.split(max(1, _DISTANCES_AT_ONCE // (parts * centroids)), dim=1)
         ],
         dim=1,
     )

@@ -6,6 +6,7 @@ import pytest
 import torch
 from embedding_tables import power_law_table, squared_error
 
+from alad_hf.compression import product_quantization
 from alad_hf.compression.product_quantization import quantize_parts
 
 
@@ -13,21 +14,23 @@ def quantize(table, parts, **options):
     return quantize_parts(table, parts, **{"centroids": 16, "progress": False, **options})
 
 
-def test_is_lloyd_on_every_part():
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_is_lloyd_on_every_part(parts, monkeypatch):
+    monkeypatch.setattr(product_quantization, "_DISTANCES_AT_ONCE", 50)  # slices of some rows, and a shorter last one
     table = power_law_table(60, 4)
     generator = torch.Generator().manual_seed(5)
     expected = []
-    for part in table.split(2, dim=1):
+    for part in table.split(4 // parts, dim=1):
         centroids = part[torch.randperm(60, generator=generator)[:3]]
         for _ in range(4):
             nearest = torch.cdist(part, centroids).argmin(dim=1)
             centroids = torch.stack([part[nearest == index].mean(dim=0) for index in range(3)])
         expected.append(centroids[torch.cdist(part, centroids).argmin(dim=1)])
 
-    quantized = quantize(table, 2, centroids=3, iterations=4, seed=5)
+    quantized = quantize(table, parts, centroids=3, iterations=4, seed=5)
 
     torch.testing.assert_close(quantized.dense(), torch.cat(expected, dim=1))
-    assert quantized.codes.dtype == torch.uint8 and quantized.codes.shape == (60, 2)
+    assert quantized.codes.dtype == torch.uint8 and quantized.codes.shape == (60, parts)
 
 
 def test_few_distinct_rows_are_kept_exactly():
