@@ -5,11 +5,12 @@
 - reconstruction: the tables of MiniLM-L6 and MPNet; cosine, RMSE, common neighbours and seconds.
 - untuned: a MiniLM-L6 tagger, fine-tuned before, whose table is replaced and nothing tuned afterwards.
 - tuned: the same tagger fine-tuned on the labels with its compressed table, its factors trained too ("tuned") or the
-  table fixed ("tuned_fixed"), for the same steps by every method; and with AlAd on top, joint with the student, on
-  labels and unlabelled text, its table fixed ("alad") or its factors trained too ("alad_factors"). Codes are fixed in
-  all of them.
+  table fixed ("tuned_fixed"), for the same steps by every method; and with AlAd on top, on labels and unlabelled text,
+  joint with the student, its table fixed ("alad") or its factors trained too ("alad_factors"), or plug-and-play, the
+  student frozen ("plug_and_play"). Codes are fixed in all of them.
 
-Everything is decided on dev. "weighted" methods count rows by `token_weights` of general English text, "domain" by
+Everything is decided on dev. "weighted" methods count rows by `token_weights` of UD-EWT's training sentences without
+their labels, English web text and the domain of ewt_pos; "encyclopedia" ones by those of Wikipedia, "domain" ones by
 those of the task's unlabelled text. "metric" ones err in the metric of the tagger's encoder over the same text, too
 (`embedding_metric`). LightToken keeps some rows by themselves by default, in "none_kept" none. Results are added to
 the JSON file run by run, so that a stopped run goes on.
@@ -59,6 +60,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "lighttoken": {"method": "lighttoken"},
     "lighttoken_weighted": {"method": "lighttoken", "weights": "text"},
     "lighttoken_metric": {"method": "lighttoken", "weights": "text", "metric": True},
+    "lighttoken_encyclopedia": {"method": "lighttoken", "weights": "encyclopedia"},
+    "lighttoken_encyclopedia_metric": {"method": "lighttoken", "weights": "encyclopedia", "metric": True},
     "lighttoken_domain": {"method": "lighttoken", "weights": "domain"},
     "lighttoken_domain_metric": {"method": "lighttoken", "weights": "domain", "metric": True},
     "pq": {"method": "pq"},
@@ -69,12 +72,13 @@ METHODS: dict[str, dict[str, Any]] = {
     "int8": {"method": "int8"},
     "int4": {"method": "int4"},
 }
-TEXT = "distill_text/ewt_train.txt"
+TEXTS = {"text": "ewt_train", "encyclopedia": "wikitext2_valid"}
+"""Unlabelled texts that are the same for all tasks: files of `distill_text`, by kind."""
 STEPS = 102
 EVALUATIONS = 3
-LEARNING_RATES = {"tuned": 1e-4, "tuned_fixed": 1e-4, "alad": 2e-4, "alad_factors": 2e-4}
-"""By arm. The rate of AlAd was picked from two on dev of WNUT-17 with seed 0, over LightToken at ratio 100 and SVD at
-25."""
+LEARNING_RATES = {"tuned": 1e-4, "tuned_fixed": 1e-4, "alad": 2e-4, "alad_factors": 2e-4, "plug_and_play": 2e-3}
+"""By arm. The rate of joint AlAd was picked from two on dev of WNUT-17 with seed 0, over LightToken at ratio 100 and SVD
+at 25; that of plug-and-play is the one of `recovery.py`."""
 
 
 def points(options: argparse.Namespace) -> list[tuple[str, float | None]]:
@@ -99,15 +103,19 @@ def arguments(
     return {**settings, **given, "ratio": ratio, "seed": seed, "progress": False}
 
 
-def general_text(data: Path) -> list[str]:
-    """English that is of no task's domain, without labels."""
-    return (data / TEXT).read_text(encoding="utf-8").splitlines()
+def unlabelled_texts(data: Path) -> dict[str, list[str]]:
+    """Lines by kind."""
+    return {
+        kind: (data / "distill_text" / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+        for kind, name in TEXTS.items()
+    }
 
 
-def general_weights(data: Path, source: str, rows: int) -> dict[str, torch.Tensor]:
-    """Weights of a model's tokens that know nothing of a task, by kind."""
-    text = general_text(data)
-    return {"text": token_weights(text, AutoTokenizer.from_pretrained(source), rows), "uniform": torch.ones(rows)}
+def weights_of(texts: dict[str, list[str]], source: str, rows: int) -> dict[str, torch.Tensor]:
+    """Weights of a model's tokens, by kind of text."""
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    weights = {kind: token_weights(lines, tokenizer, rows) for kind, lines in texts.items()}
+    return {**weights, "uniform": torch.ones(rows)}
 
 
 def metrics_of(
@@ -155,8 +163,9 @@ def reconstruct(options: argparse.Namespace, results: Results) -> None:
         source = resolve_pretrained(MATRICES[matrix])
         model = AutoModel.from_pretrained(source, add_pooling_layer=False)
         table = embedding_table(model).detach()
-        weights = general_weights(options.data, source, len(table))
-        metrics = metrics_of(options, model, source, {"text": general_text(options.data)})
+        texts = unlabelled_texts(options.data)
+        weights = weights_of(texts, source, len(table))
+        metrics = metrics_of(options, model, source, texts)
         for name, ratio in points(options):
             if METHODS[name].get("weights") == "domain":  # which there is none of
                 continue
@@ -187,10 +196,9 @@ def run_task(options: argparse.Namespace, results: Results, task: str) -> None:
     experiment = Experiment(options, "minilm", task)
     teacher = experiment.teacher()
     rows = len(embedding_table(teacher))
-    weights = general_weights(options.data, experiment.teacher_source, rows)
-    texts = {"text": general_text(options.data), "domain": experiment.task.lines}
+    texts = {**unlabelled_texts(options.data), "domain": experiment.task.lines}
+    weights = weights_of(texts, experiment.teacher_source, rows)
     metrics = metrics_of(options, teacher, experiment.teacher_source, texts)
-    weights["domain"] = token_weights(experiment.task.lines, experiment.tokenizer, rows)
     untuned = results.section("untuned", task)
     if "dense" not in untuned:
         results.put(untuned, "dense", scores(experiment, teacher))
@@ -236,10 +244,11 @@ def tune(experiment: Experiment, folder: Path, arm: str, seed: int, steps: int) 
             str(folder),
             teacher=experiment.teacher(),
             tokenizer=experiment.tokenizer,
+            freeze_student=arm == "plug_and_play",
             freeze_embeddings=arm != "alad_factors",
         )
         model.detach_teacher()
-        rows = experiment.training_rows("joint")
+        rows = experiment.training_rows("plug_and_play" if arm == "plug_and_play" else "joint")
     rate = LEARNING_RATES[arm]
     fit = experiment.fit(model, rows, seed=seed, learning_rate=rate, steps=steps, evaluations=EVALUATIONS)
     return fit | scores(experiment, model)

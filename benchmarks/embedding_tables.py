@@ -21,6 +21,8 @@ METHOD_NAMES = {
     "lighttoken": "LightToken",
     "lighttoken_weighted": "LightToken, tokens weighted by text",
     "lighttoken_metric": "LightToken, weighted, in the encoder's metric",
+    "lighttoken_encyclopedia": "LightToken, tokens weighted by text of Wikipedia",
+    "lighttoken_encyclopedia_metric": "LightToken, weighted by text of Wikipedia, in the encoder's metric",
     "lighttoken_domain": "LightToken, tokens weighted by text of the domain",
     "lighttoken_domain_metric": "LightToken, weighted by text of the domain, in the encoder's metric",
     "pq": "product quantization",
@@ -36,6 +38,7 @@ TUNED_ARMS = {
     "tuned_fixed": "fine-tuned, table fixed",
     "alad": "AlAd, joint, table fixed",
     "alad_factors": "AlAd, joint, with its factors",
+    "plug_and_play": "AlAd, plug-and-play",
 }
 ROUNDING_RATIOS = {"int8": 5.0, "int4": 10.0}
 """The column nearest to what rounding takes."""
