@@ -77,8 +77,8 @@ TEXTS = {"text": "ewt_train", "encyclopedia": "wikitext2_valid"}
 STEPS = 102
 EVALUATIONS = 3
 LEARNING_RATES = {"tuned": 1e-4, "tuned_fixed": 1e-4, "alad": 2e-4, "alad_factors": 2e-4, "plug_and_play": 2e-3}
-"""By arm. The rate of joint AlAd was picked from two on dev of WNUT-17 with seed 0, over LightToken at ratio 100 and SVD
-at 25; that of plug-and-play is the one of `recovery.py`."""
+"""By arm. The rate of joint AlAd was picked from two on dev of WNUT-17 with seed 0, over LightToken at ratio 100 and
+SVD at 25; that of plug-and-play is the one of `recovery.py`."""
 
 
 def points(options: argparse.Namespace) -> list[tuple[str, float | None]]:
