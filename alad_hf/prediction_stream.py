@@ -287,7 +287,7 @@ def _is_of(record: Record | None, lines: list[bytes], output_format: OutputForma
     if record is None or not lines:
         return record is None and not lines
     if output_format == "conll":
-        starts = _starts_of_lines(record)
+        starts = [line.encode() for line in _before_the_tag(record)]
         return len(starts) == len(lines) - 1 and _all_start(lines, starts)
     try:
         found = json.loads(lines[-1])
@@ -301,15 +301,11 @@ def _begins(record: Record | None, lines: list[bytes], output_format: OutputForm
     if record is None or not lines:
         return not lines
     if output_format == "conll":
-        starts = _starts_of_lines(record)
+        starts = [line.encode() for line in _before_the_tag(record)]
     else:
         kept = takewhile(lambda item: item[0] not in _PREDICTIONS, record.source.items())
         starts = [_json_line(dict(kept)).encode("utf-8")[: -len("}\n")]]
     return len(lines) <= len(starts) and _all_start(lines, starts)
-
-
-def _starts_of_lines(record: Record) -> list[bytes]:
-    return [f"{line}\t".encode() for line in record.lines or record.words]
 
 
 def _all_start(lines: list[bytes], starts: list[bytes]) -> bool:
@@ -340,8 +336,17 @@ def _as_columns(record: Record, words: list[WordTag], are_spans: bool) -> str:
                 f"Line {record.line_number}: the word {word!r} cannot stand in a column. Write JSON lines, or replace "
                 "it."
             )
-    columns = zip(record.lines or record.words, words, strict=True)
-    return "".join(f"{line}\t{word.tag}\n" for line, word in columns) + "\n"
+    columns = zip(_before_the_tag(record), words, strict=True)
+    return "".join(f"{line}{word.tag}\n" for line, word in columns) + "\n"
+
+
+def _before_the_tag(record: Record) -> list[str]:
+    """What stands before the tag of each word: columns are set apart as they were, so that they can be read again."""
+    if record.lines is None:
+        return [f"{word}\t" for word in record.words]
+    return [
+        f"{line.rstrip(' ')} " if " " in line.strip(" ") and "\t" not in line else f"{line}\t" for line in record.lines
+    ]
 
 
 _WRITERS: dict[str, Callable[[Record, list[WordTag], bool], str]] = {"jsonl": _as_json, "conll": _as_columns}

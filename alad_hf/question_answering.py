@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from .hub.finished_models import load_finished
 from .models.alad_construction import is_empty
 
 Answer = dict[str, Any]
+_TOKENIZING = Lock()
+"""A fast tokenizer keeps the length it cuts to, which calls in other threads would change in between."""
 USUAL_LENGTH = 384
 """Tokens of a window where the model does not hold fewer, as is usual for SQuAD."""
 _HUB_OPTIONS = (
@@ -245,12 +248,19 @@ def _windows(
 ) -> dict[str, list[Any]]:
     """Features of questions, each cut as it would be alone: a long one changes nothing for the others."""
     max_length, usual = window_sizes(model, tokenizer, max_length, overlap)
+    with _TOKENIZING:
+        return _windows_of_each(tokenizer, examples, max_length, usual, fixed=overlap is not None)
+
+
+def _windows_of_each(
+    tokenizer: PreTrainedTokenizerBase, examples: dict[str, list[Any]], max_length: int, usual: int, *, fixed: bool
+) -> dict[str, list[Any]]:
     rows_by_overlap: dict[int, list[int]] = {}
     room = max_length - tokenizer.num_special_tokens_to_add(pair=True)
     questions = tokenizer(examples["question"], add_special_tokens=False, verbose=False)["input_ids"]
     for row, question in enumerate(questions):
         left = room - len(question)
-        own = usual if overlap is not None or usual < left else max(0, left // 2)
+        own = usual if fixed or usual < left else max(0, left // 2)
         rows_by_overlap.setdefault(own, []).append(row)
     parts = [
         question_answering_features(

@@ -200,8 +200,13 @@ def evaluate_tagger(
 
 
 def marks_spans(tags: Iterable[str]) -> bool:
-    """Whether tags mark where spans begin and go on (`B-PER`, `I-PER`), or each word's own class."""
-    return any(split_tag(tag)[0] not in ("", "O") for tag in tags)
+    """Whether tags mark where spans begin and go on (`B-PER`, `I-PER`), or each word's own class.
+
+    Some treebanks have classes such as `S----3MS2-`; they have no `O`, and classes of other forms.
+    """
+    prefixes = [split_tag(tag)[0] for tag in tags]
+    prefixed = [prefix not in ("", "O") for prefix in prefixes]
+    return any(prefixed) and ("O" in prefixes or all(prefixed))
 
 
 def _check_shared_tags(model: PreTrainedModel, names: list[str], counts: Counter[str]) -> None:

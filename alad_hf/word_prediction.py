@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 from tqdm.auto import tqdm
-from transformers import DataCollatorWithPadding, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .data.split_words import words_as_in_text
 from .data.text_lines import check_characters
@@ -199,21 +199,22 @@ def _run(
     found: defaultdict[int, dict[int, WordTag]] = defaultdict(dict)
     # The longest first, so that a batch too large for the device fails at once.
     ordered = sorted(windows, key=lambda window: -len(window.columns["input_ids"]))
-    collate = DataCollatorWithPadding(tokenizer)
     accepted = accepted_arguments(model)
     labels = label_names(model)
     with evaluation_mode(model):
         for begin in range(0, len(ordered), batch_size):
             batch = ordered[begin : begin + batch_size]
-            inputs = collate([dict(window.columns) for window in batch])
-            width = inputs["input_ids"].shape[1]
+            # On the right, whatever the tokenizer says: many models count positions from the first column.
+            inputs = tokenizer.pad(
+                [dict(window.columns) for window in batch], padding_side="right", return_tensors="pt"
+            )
             with torch.inference_mode():
                 output = model(**{name: value.to(model.device) for name, value in inputs.items() if name in accepted})
-                rows, positions = [], []
+                rows: list[int] = []
+                positions: list[int] = []
                 for row, window in enumerate(batch):
-                    padding = width - len(window.columns["input_ids"]) if tokenizer.padding_side == "left" else 0
                     rows += [row] * len(window.first_tokens)
-                    positions += [padding + position for position in window.first_tokens.values()]
+                    positions += window.first_tokens.values()
                 scores, label_ids = output.logits[rows, positions].float().softmax(dim=-1).max(dim=-1)
             if scores.isnan().any():
                 raise ValueError(

@@ -23,26 +23,19 @@ STYLES = {
     "svd": ("#999999", "o"),
     "svd_weighted": ("#555555", "o"),
     "svd_metric": ("#9ecae1", "o"),
-    "autoencoder": ("#a6761d", "v"),
-    "autoencoder_svd_start": ("#e6ab02", "v"),
-    "autoencoder_weighted": ("#664916", "<"),
+    "autoencoder": ("#c49c2e", "v"),
+    "autoencoder_weighted": ("#7a5c00", "<"),
     "autoencoder_metric": ("#4292c6", "<"),
-    "lighttoken_paper": ("#7570b3", "D"),
-    "lighttoken_none_kept": ("#a6dba0", "s"),
-    "lighttoken_weighted_none_kept": ("#5aae61", "P"),
-    "lighttoken": ("#1b9e77", "s"),
-    "lighttoken_weighted": ("#00441b", "P"),
+    "lighttoken_paper": ("#9e6bc9", "D"),
+    "lighttoken": ("#31b57b", "s"),
+    "lighttoken_weighted": ("#00591f", "P"),
     "lighttoken_metric": ("#08306b", "P"),
-    "lighttoken_domain": ("#00a0a0", "p"),
-    "lighttoken_domain_metric": ("#54278f", "p"),
     "pq": ("#fdae61", "^"),
-    "pq_weighted": ("#d95f02", "X"),
-    "pq_weighted_kept": ("#7f3b08", "X"),
-    "pq_weighted_kept_rotated": ("#b35806", "h"),
-    "pq_metric_kept": ("#fb6a4a", "h"),
+    "pq_weighted_kept": ("#c2410c", "X"),
     "int8": ("#000000", "*"),
     "int4": ("#e7298a", "*"),
 }
+"""Of the methods that are drawn; the tables have the other variants as well."""
 
 
 class Curve(NamedTuple):
@@ -62,7 +55,7 @@ def embedding_compression(results_file: str) -> None:
         metric = "accuracy" if task == "ewt_pos" else "f1"
         sizes = {point: run["bytes"] / 1e6 for point, run in replaced.items() if "bytes" in run}
         scores = {point: [run["test"][metric]] for point, run in replaced.items() if "test" in run}
-        curves = [Curve(method, name, _of(method, scores)) for method, name in METHOD_NAMES.items()]
+        curves = [Curve(method, METHOD_NAMES[method], _of(method, scores)) for method in STYLES]
         draw_curves(f"{results_file}_{task}", task, curves, sizes, scores["dense"], "nothing tuned afterwards")
 
         arms = results.get("tuned", {}).get(task, {})
@@ -71,8 +64,8 @@ def embedding_compression(results_file: str) -> None:
             for arm in ("tuned", "tuned_fixed")
         )
         curves = []
-        for method, name in METHOD_NAMES.items():
-            fixed_points = _of(method, fixed)
+        for method in STYLES:
+            name, fixed_points = METHOD_NAMES[method], _of(method, fixed)
             curves.append(Curve(method, f"{name}; table fixed", fixed_points))
             curves.append(Curve(method, name, _of(method, trained), ":" if fixed_points else "-"))
         own = trained.get("dense", [])

@@ -44,6 +44,7 @@ def light_token(bits: int, kept_rows: int = 0) -> dict:
 FORMS: dict[str, dict] = {
     "SVD, ratio 5": {"method": "low_rank", "rank": 75, "bias": False},
     "SVD, ratio 25": {"method": "low_rank", "rank": 15, "bias": False},
+    "LightToken, ratio 2.5": light_token(4088),
     "LightToken, ratio 5": light_token(2040),
     "LightToken, ratio 10": light_token(1012, kept_rows=476),
     "LightToken, ratio 25": light_token(392, kept_rows=476),

@@ -50,11 +50,11 @@ def _columns(points: Iterable[tuple[str, str]]) -> list[float]:
 
 
 def _at(method: str, ratio: float, runs: dict[str, dict]) -> tuple[dict | None, str]:
-    """A method's run in a column, and a note on the ratio where it has one of its own."""
-    if ROUNDING_RATIOS.get(method) != ratio:
-        return runs.get(str(ratio)), ""
-    run = runs.get("None")
-    return run, f" (ratio {run['ratio']:.1f})" if run else ""
+    """A method's run in a column, and a note on its ratio where that is another by more than a tenth."""
+    run = runs.get("None" if ROUNDING_RATIOS.get(method) == ratio else str(ratio))
+    if run is None or abs(run["ratio"] / ratio - 1) <= 0.1:
+        return run, ""
+    return run, f" (ratio {run['ratio']:.1f})"
 
 
 def embedding_compression(results_file: str = "embedding_compression") -> str:

@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from tiny import TAGS, random_batch, tiny_config, tiny_tokenizer
 from torch.nn import functional
-from transformers import AutoModelForTokenClassification, PreTrainedModel, TrainerCallback
+from transformers import AutoModelForTokenClassification, EarlyStoppingCallback, PreTrainedModel, TrainerCallback
 
 from alad_hf import AlAdForTokenClassification
 from alad_hf.compression import compress_embeddings
@@ -123,6 +123,34 @@ def test_an_interrupted_run_goes_on_and_ends_alike(schedule: str, tmp_path: Path
     assert seen.steps <= 12 - 6  # the first stage was there
     for name, value in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], value, atol=1e-5, rtol=1e-4)
+
+
+def test_a_run_goes_on_with_its_own_tagger_and_arguments_alone(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, Seen(stop_after=1))
+    other = teacher()
+    with torch.no_grad():
+        other.classifier.bias.add_(1)
+    for change, message in (
+        ({"num_hidden_layers": 1}, "num_hidden_layers=2 and not 1"),
+        ({"schedule": "progressive"}, "schedule='at_once' and not 'progressive'"),
+        ({"extra_neurons": 2}, "extra_neurons=None and not 2"),
+        ({"tagger": other}, "another teacher"),
+    ):
+        with pytest.raises(ValueError, match=f"of a run with .*{message}"):
+            run(tmp_path, resume=True, **change)
+    assert run(tmp_path, resume=True).config.num_hidden_layers == 2
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_a_run_can_be_stopped_early(schedule: str, tmp_path: Path) -> None:
+    """By the evaluations of the last stage, the only one that has some."""
+    patience = EarlyStoppingCallback(1)
+    seen = Seen()
+    arguments = {"num_hidden_layers": 2, "tokenizer": tiny_tokenizer(), "schedule": schedule}
+    budget = Budget(epochs=8, alignment_epochs=0, batch_size=8, learning_rate=1e-9)
+    graft_tagger(teacher(), data(), tmp_path, budget=budget, callbacks=[seen, patience], **arguments)
+    assert seen.steps < 8 * 6
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,7 @@ from tiny import VOCABULARY, tiny_config, tiny_tokenizer
 from transformers import AutoModel, BertForQuestionAnswering
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
 
+from alad_hf import question_answering
 from alad_hf.evaluation import squad_scores
 from alad_hf.question_answering import QuestionAnswerer, evaluate_question_answerer, window_sizes
 
@@ -292,3 +296,22 @@ def test_a_model_without_spans_is_refused():
     answerer = QuestionAnswerer(AutoModel.from_config(tiny_config("bert")), tiny_tokenizer())
     with pytest.raises(TypeError, match="BertModel returns no start_logits and end_logits"):
         answerer("a", CONTEXT, max_length=40, overlap=8)
+
+
+def test_threads_tokenize_one_after_the_other(random_model, monkeypatch):
+    """A fast tokenizer keeps the length it cuts to, which other threads would change in between."""
+    inside, most = [], []
+    features = question_answering.question_answering_features
+
+    def watched(*arguments, **options):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.01)
+        inside.pop()
+        return features(*arguments, **options)
+
+    monkeypatch.setattr(question_answering, "question_answering_features", watched)
+    answerer = QuestionAnswerer(random_model, tiny_tokenizer())
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: answerer("smith visited ?", CONTEXT * 12, max_length=64), range(12)))
+    assert max(most) == 1 and found == [found[0]] * 12

@@ -448,7 +448,11 @@ def test_a_run_goes_on_with_its_own_arguments_alone(tmp_path: Path) -> None:
     folder = student(tmp_path / "student")
     with pytest.raises(KeyboardInterrupt):
         train_tagger(folder, data, tmp_path / "out", **begun, callbacks=[Stop()])
+    tiny_teacher(seed=9).save_pretrained(tmp_path / "other-teacher")
+    tiny_tokenizer().save_pretrained(tmp_path / "other-teacher")
     others = [
+        ({"teacher": str(tmp_path / "other-teacher")}, "another teacher"),
+        ({"keep_layers": [0]}, "another student"),
         ({"budget": replace(begun["budget"], learning_rate=0.1)}, "learning_rate=.* and not 0.1"),
         ({"budget": replace(begun["budget"], seed=3)}, "seed=0 and not 3"),
         ({"window_size": 3}, "window_size=5 and not 3"),
@@ -456,7 +460,7 @@ def test_a_run_goes_on_with_its_own_arguments_alone(tmp_path: Path) -> None:
         ({"texts": ["Smith works in London", "a b c"]}, "other text or labels"),
     ]
     for change, message in others:
-        with pytest.raises(ValueError, match=rf"of a run with .*{message}.*go on with the same arguments and data"):
+        with pytest.raises(ValueError, match=rf"of a run with .*{message}.*go on with the same models"):
             train_tagger(folder, data, tmp_path / "out", **{**begun, **change}, resume=True)
     relabelled = DatasetDict(data, train=data["train"].map(lambda row: {"tags": [0] * len(row["tags"])}))
     with pytest.raises(ValueError, match="other text or labels"):

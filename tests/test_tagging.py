@@ -15,7 +15,7 @@ from transformers.modeling_outputs import TokenClassifierOutput
 
 from alad_hf import AlAdForTokenClassification, word_prediction
 from alad_hf.data import load_token_classification
-from alad_hf.tagging import evaluate_tagger, tag_text, tag_words
+from alad_hf.tagging import evaluate_tagger, marks_spans, tag_text, tag_words
 from alad_hf.word_prediction import predict_words
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -139,12 +139,6 @@ def test_neither_batches_nor_buffers_nor_padding_change_the_result(make, padding
     alone = [list(predict_words(model, tokenizer, [words], **options))[0] for words in sentences]
     assert len({word.tag for words in alone for word in words}) > 1
     tokenizer.padding_side = padding_side
-    if padding_side == "left":  # absolute positions shift, so that only where the results are read can be checked
-        model = Lookup(["B-PER", "O", "I-PER"])
-        sentences = [[LETTERS[len(word) % 3] for word in words] for words in sentences]
-        expected = [[["B-PER", "O", "I-PER"][LETTERS.index(word)] for word in words] for words in sentences]
-        assert list(tag_words(model, tokenizer, sentences, batch_size=4, **options)) == expected
-        return
     for batch_size in (1, 3, 32):
         together = list(predict_words(model, tokenizer, sentences, batch_size=batch_size, **options))
         assert [[word.tag for word in words] for words in together] == [
@@ -453,3 +447,24 @@ def test_real_sentences_get_one_tag_a_word(shared_data):
     words = load_token_classification(shared_data / "wnut17")["test"].select(range(300))["tokens"]
     result = list(tag_words(random_tagger(), tiny_tokenizer(), words, max_length=24))
     assert list(map(len, result)) == list(map(len, words))
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        (["O", "B-PER", "I-PER"], True),
+        (["B-PER", "I-PER"], True),
+        (["O", "B-PER", "[PAD]"], True),
+        (["NOUN", "VERB"], False),
+        (["S----3MS2-", "U---------", "N------S1R", "VIIA-3MS--"], False),  # of the Arabic treebank
+    ],
+)
+def test_spans_are_told_from_classes(tags, expected):
+    assert marks_spans(tags) is expected
+
+
+def test_a_compiled_model_tags():
+    model, tokenizer = random_tagger(), tiny_tokenizer()
+    sentences = random_sentences([3, 5])
+    expected = list(tag_words(model, tokenizer, sentences))
+    assert list(tag_words(torch.compile(model, backend="eager"), tokenizer, sentences)) == expected

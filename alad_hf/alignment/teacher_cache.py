@@ -23,8 +23,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..data.row_order import in_order
 from ..data.token_alignment import TEACHER_COLUMNS
-from ..models.quantized_student import plain_tensors
 from ..models.teacher import accepted_arguments, load_teacher, teacher_signal, tokenizes_alike
+from ..models.weights_digest import weights_digest
 from .ragged_rows import RaggedRows, list_lengths
 from .shard_files import fill_shards, is_whole, open_shard, write_shard
 
@@ -186,15 +186,7 @@ class _Reader:
         kept = self.dtype if self.states else f"{self.dtype} logits"
         digest = hashlib.sha256(f"{type(self.teacher).__name__} {layers} {kept}".encode())
         digest.update(self.teacher.config.to_json_string(use_diff=False).encode())
-        for name, tensor in self.teacher.state_dict().items():
-            if tensor.is_meta:
-                raise ValueError(
-                    f"{name} of the teacher is offloaded, and by its weights cached states are found again. Load it "
-                    "whole, in half precision if need be, or leave it attached in training."
-                )
-            digest.update(name.encode())
-            for part in plain_tensors(tensor.detach()):
-                digest.update(part.cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+        digest.update(weights_digest(self.teacher).encode())
         return digest.hexdigest()
 
     def digest(self, table: pa.Table) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 
 _BITS_AT_ONCE = 32
+_MOST_BITS = 24
+"""Of a component: as many as float32 can tell apart."""
 
 
 def fit_decoder(
@@ -95,6 +97,8 @@ def transform_bits(targets: torch.Tensor, length: int) -> torch.Tensor:
         component = int(left.argmax())
         left[component] /= 4 if counts[component] else 2.75
         counts[component] += 1
+        if counts[component] == _MOST_BITS:
+            left[component] = -1
     bits: list[torch.Tensor] = []
     for component, count in enumerate(counts):
         if count:

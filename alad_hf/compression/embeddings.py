@@ -221,8 +221,13 @@ def embedding_table(model: PreTrainedModel) -> torch.Tensor:
             "model.get_input_embeddings().dense()))."
         )
     # A subclass may scale what it looks up.
-    if type(embedding) is not nn.Embedding:
+    if type(embedding) is not nn.Embedding or embedding.max_norm is not None:
         what = "no token embedding that get_input_embeddings finds"
+        if type(embedding) is nn.Embedding:
+            raise ValueError(
+                f"The token embedding of this {type(model).__name__} shortens what it looks up to max_norm="
+                f"{embedding.max_norm}. Shorten its rows themselves, and set max_norm to None."
+            )
         if embedding is not None:
             what = f"a {type(embedding).__name__} as token embedding, where an nn.Embedding is needed"
         raise ValueError(

@@ -6,14 +6,20 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ..models.modeling_alad import AlAdPreTrainedModel
+from ..models.student import holds_peft_layers
 
 
 def check_no_adapter(model: PreTrainedModel) -> None:
-    """Raise ValueError for an AlAd model: its adapter was fitted to the student as it is."""
+    """Raise ValueError for an AlAd model and for peft's adapters, which were fitted to the weights as they are."""
     if isinstance(model, AlAdPreTrainedModel):
         raise ValueError(
             f"A {type(model).__name__} is a student under an adapter that fits this student alone. Compress the "
             "student first, then align the result; here it is model.base_model.encoder."
+        )
+    if holds_peft_layers(model):
+        raise ValueError(
+            f"This {type(model).__name__} carries adapters of peft, which belong to the weights as they are. Merge "
+            "them first, and compress what merge_and_unload() of the PeftModel returns."
         )
 
 

@@ -98,7 +98,7 @@ def _k_means(
 
 
 def _nearest(vectors: torch.Tensor, codebooks: torch.Tensor) -> torch.Tensor:
-    """Index (parts, rows) of the nearest centroid to vectors (parts, rows, length), of codebooks (parts, n, length)."""
+    """Index (parts, rows) of the nearest to vectors (parts, rows, length) in codebooks (parts, centroids, length)."""
     parts, centroids, length = codebooks.shape
     if length == 1:  # Sorted numbers: the nearest is found by halving, without the distances to all.
         values, order = codebooks.squeeze(2).sort(dim=1)

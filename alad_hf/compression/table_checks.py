@@ -18,6 +18,8 @@ def check_table(table: torch.Tensor, factor_dtype: str) -> None:
             "not finite (NaN or infinite): repair the checkpoint, such as with table.nan_to_num_(0.0)."
         )
     longest = float(table.norm(dim=1).max())
+    if not longest:
+        raise ValueError("All entries of the table are zero: it has not been loaded or initialised.")
     if factor_dtype == "float16" and longest > _LARGEST_FLOAT16:
         raise ValueError(
             f'A row has norm {longest:.3g}, float16 goes to {_LARGEST_FLOAT16:.0f}: take factor_dtype="float32".'

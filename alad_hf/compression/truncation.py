@@ -21,8 +21,12 @@ from .refit import LayerSources, refit_layers
 
 LayerMap = Literal["bottom", "top", "every_second", "by_similarity"]
 
-_LISTS_OF_LAYERS = ("attention_window", "layer_types", "mlp_layer_types", "no_rope_layers")
+_LISTS_OF_LAYERS = ("attention_layers", "attention_window", "layer_types", "mlp_layer_types", "no_rope_layers")
 """Fields of configurations that hold one entry a layer."""
+
+
+_PLACES = ("layer_idx", "layer_id")
+"""How layers call their own number."""
 
 
 def truncate_layers(
@@ -111,6 +115,8 @@ def keep_layers(model: PreTrainedModel, layer_map: Sequence[int]) -> PreTrainedM
     for holder, field in (*((config, name) for name in _LISTS_OF_LAYERS), (student.config, "layer_widths")):
         if isinstance(getattr(holder, field, None), list):
             setattr(holder, field, [getattr(holder, field)[index] for index in layer_map])
+    if getattr(config, "attention_types", None):  # GPT-Neo: the same list once more, by runs
+        config.attention_types = [[[kind], 1] for kind in config.attention_layers]
     check_rebuilds(student, layer_map)
     if not is_quantized(student):
         make_trainable(student)  # a teacher that an adapter has learned from is frozen, its student need not be
@@ -121,8 +127,9 @@ def _renumber(layers: Iterable[Any]) -> None:
     """Tell the parts of a decoder's layers, which find their entry of the cache by it, where they are now."""
     for index, layer in enumerate(layers):
         for module in layer.modules():
-            if getattr(module, "layer_idx", None) is not None:
-                module.layer_idx = index
+            for name in _PLACES:
+                if getattr(module, name, None) is not None:
+                    setattr(module, name, index)
 
 
 def groups_of(layer_map: Sequence[int], depth: int) -> list[list[int]]:
@@ -157,14 +164,39 @@ def _by_rule(
 
 
 def check_rebuilds(student: PreTrainedModel, layer_map: list[int]) -> None:
-    """Raise if a checkpoint of `student` would load into layers with other tensors."""
+    """Raise if a checkpoint of `student` would load into a model with other tensors, or that computes otherwise."""
     with torch.device("meta"):
         rebuilt = type(student)(copy.deepcopy(student.config))
-    layers, expected = (getattr(*find_layers(model)).state_dict() for model in (student, rebuilt))
-    different = sorted(layers.keys() ^ expected.keys())
+    kept, new = (getattr(*find_layers(model)) for model in (student, rebuilt))
+    different = sorted(kept.state_dict().keys() ^ new.state_dict().keys())
     if different:
         raise ValueError(
             f"{type(student).__name__} cannot hold the layers {layer_map} in this order: its layers differ by "
             f"position, so that a reloaded model would lack or add {different[:3]}. Keep the first layer first: "
             "layer_map=[0, ...]."
         )
+    own, loaded = student.state_dict(), rebuilt.state_dict()
+    resized = sorted(name for name in own.keys() & loaded.keys() if own[name].shape != loaded[name].shape)
+    if resized:
+        raise ValueError(
+            f"{type(student).__name__} has tensors of a size that depends on the number of layers, which nothing cuts "
+            f"with them: {resized[:3]}. Its layers cannot be dropped."
+        )
+    others = dict(new.named_modules())
+    pairs = [(module, others[name]) for name, module in kept.named_modules() if name in others]
+    changed = sorted({name for pair in pairs for name in _unlike(*pair)})
+    if changed:
+        raise ValueError(
+            f"The layers {layer_map} of this {type(student).__name__} compute with {', '.join(changed)} of where they "
+            "are, and would with other values once they are saved and loaded. Keep the lowest layers: "
+            f"layer_map=range({len(layer_map)})."
+        )
+
+
+def _unlike(module: nn.Module, other: nn.Module) -> list[str]:
+    """Names of the numbers that two modules of a class compute with and that differ; no tensors, no flags."""
+    return [
+        name
+        for name, value in vars(module).items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and value != vars(other).get(name)
+    ]

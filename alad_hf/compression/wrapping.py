@@ -92,16 +92,32 @@ def wrap_encoder(
     for name, head in wrapped.named_children():
         if head is not wrapped.base_model and head is not wrapped.base_model.encoder:
             head.load_state_dict(model.get_submodule(name).state_dict())
+    attention = source.config._attn_implementation
+    if attention != wrapped.base_model.encoder.config._attn_implementation:
+        wrapped.set_attn_implementation(attention)
     return wrapped.eval()
 
 
 def check_compressible(model: PreTrainedModel) -> None:
-    """Raise ValueError for an AlAd model, and for weights of torchao's, which no other model's layers can hold."""
+    """Raise ValueError for what cannot be wrapped.
+
+    That is an AlAd model, peft's adapters, weights of torchao's, which no other model's layers can hold, and an
+    encoder that ties tensors of its own to each other (T5's embedding).
+    """
     check_no_adapter(model)
     if is_quantized(model):
         raise ValueError(
             f"The weights of this {type(model).__name__} are quantized. Compress the model in float, save it, and "
             "quantize the result: AutoModel.from_pretrained(..., quantization_config=...)."
+        )
+    encoder: Any = model.base_model
+    pairs = getattr(encoder, "_tied_weights_keys", None) or {}
+    tied = {*pairs, *pairs.values()}
+    names = [name for name, _ in encoder.named_parameters(remove_duplicate=False) if name in tied]
+    if names:
+        raise ValueError(
+            f"A {type(encoder).__name__} knows one tensor as {' and '.join(names)}, which a compressed encoder "
+            "cannot. Take an encoder that has it once, such as a BertModel."
         )
 
 

@@ -28,10 +28,10 @@ class DataCollatorForAlignment:
     That is a cached signal on the student's tokens, or the teacher's own tokens, padded on the right with id 0 (the
     attention mask hides it), and their alignment to the student's.
 
-    Rows without `labels` (and without answer positions) are unlabelled text: their real tokens get the label -1, which
-    AlAd models leave out of the task loss and the Trainer counts. Without it the Trainer would neither scale the loss
-    right under gradient accumulation nor report an evaluation loss. So are rows whose labels are all -100, if they
-    bring something of a teacher.
+    Rows without `labels` (and without answer positions) are unlabelled text, alone or beside labelled ones. Their real
+    tokens get the label -1, which AlAd models leave out of the task loss and the Trainer counts; without it that would
+    neither scale the loss right under gradient accumulation nor report an evaluation loss. So are rows whose labels
+    are all -100, if they bring something of a teacher.
 
     Args:
         tokenizer: Decides the padding side and the padding ids.
@@ -52,7 +52,11 @@ class DataCollatorForAlignment:
             of shape (batch, tokens, width), `teacher_input_ids`, `teacher_attention_mask` and `teacher_token_type_ids`
             of shape (batch, teacher tokens), `teacher_alignment` of shape (batch, tokens, teacher tokens), anything
             else as a tensor of shape (batch, ...). Answer positions count the padding on the left.
+
+        Raises:
+            ValueError: Some of the rows lack a column, other than `labels`, that others have.
         """
+        rows = _complete(rows)
         inputs = [{name: row[name] for name in self.tokenizer.model_input_names if name in row} for row in rows]
         inputs = [{name: torch.as_tensor(value).tolist() for name, value in row.items()} for row in inputs]
         batch = dict(self.tokenizer.pad(inputs, pad_to_multiple_of=self.pad_to_multiple_of, return_tensors="pt"))
@@ -107,6 +111,22 @@ class DataCollatorForAlignment:
             types = [torch.as_tensor(row["teacher_token_type_ids"], dtype=torch.long) for row in rows]
             batch["teacher_token_type_ids"] = _pad(types, at_left, length, 0)
         return batch
+
+
+def _complete(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the same columns: those that no row has anything in are left out, and text gets token labels."""
+    kept = [{name: value for name, value in row.items() if value is not None} for row in rows]
+    names = {name: value for row in kept for name, value in row.items()}
+    for row in kept:
+        missing = names.keys() - row.keys()
+        if missing == {"labels"} and torch.as_tensor(names["labels"]).dim() == 1:
+            row["labels"] = torch.full((len(row["input_ids"]),), UNLABELLED)
+        elif missing:
+            raise ValueError(
+                f"Some rows of a batch have {', '.join(sorted(missing))} and others have not. Rows of different "
+                "columns are mixed by alad_hf.data.mix_rows, which fills them."
+            )
+    return kept
 
 
 def _pad(values: list[torch.Tensor], starts: list[int], length: int, filler: int) -> torch.Tensor:

@@ -6,9 +6,9 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, Features, List, Value
 
 from alad_hf.data.columns import parse_conll, parse_conllu
 from alad_hf.data.json_lines import parse_json_lines
@@ -120,7 +120,7 @@ def load_question_answering(source: Source, *, seed: int = 42) -> DatasetDict:
 
     Raises:
         FileNotFoundError: If the source is not found.
-        ValueError: If a file is malformed or a dataset lacks a column.
+        ValueError: If a file is malformed, or a dataset lacks a column or has answers of another form.
     """
     if isinstance(source, DatasetDict):
         return _require_question_columns(rename_splits(source))
@@ -252,4 +252,23 @@ def _require_question_columns(datasets: DatasetDict) -> DatasetDict:
                 f"The split {split!r} lacks the columns {sorted(missing)} of SQuAD; it has {dataset.column_names}. "
                 "Rename them with dataset.rename_columns and pass the DatasetDict."
             )
-    return datasets
+    return DatasetDict({split: _with_answer_columns(dataset, split) for split, dataset in datasets.items()})
+
+
+def _with_answer_columns(dataset: Dataset, split: str) -> Dataset:
+    """Answers as SQuAD's dataset has them, also where they come as its files have them: one object each."""
+    kind: Any = dataset.features["answers"]
+    fields = {"text", "answer_start"}
+    if isinstance(kind, List) and isinstance(kind.feature, dict) and fields <= kind.feature.keys():
+        columns = {"text": List(Value("string")), "answer_start": List(Value("int64"))}
+        return dataset.map(
+            lambda row: {"answers": {name: [answer[name] for answer in row["answers"]] for name in columns}},
+            features=Features({**dataset.features, "answers": columns}),
+            desc="Answers",
+        )
+    if not (isinstance(kind, dict) and fields <= kind.keys()):
+        raise ValueError(
+            f"The answers of the split {split!r} are {kind}, expected {{'text': [...], 'answer_start': [...]}} or a "
+            "list of such objects with one answer each, as in SQuAD."
+        )
+    return dataset

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -214,10 +215,21 @@ def _cls_index(windows: BatchEncoding, window: int, tokenizer: PreTrainedTokeniz
 
 
 def _context_offsets(windows: BatchEncoding, window: int, context_text: int, context: str) -> list[Span]:
-    return [
+    offsets = [
         _trimmed(offset, context) if text == context_text else _NO_CONTEXT
         for offset, text in zip(windows["offset_mapping"][window], windows.sequence_ids(window), strict=True)
     ]
+    starts = {start for start, _ in offsets}
+    return [
+        offset if offset == _NO_CONTEXT else (offset[0], _with_marks(offset[1], context, starts)) for offset in offsets
+    ]
+
+
+def _with_marks(end: int, context: str, starts: set[int]) -> int:
+    """The end of a token with its combining marks, where the tokenizer drops them and no token is theirs."""
+    while end < len(context) and end not in starts and unicodedata.category(context[end]) in ("Mn", "Me"):
+        end += 1
+    return end
 
 
 def _trimmed(offset: Span, context: str) -> Span:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from collections.abc import Collection, Mapping
@@ -40,9 +41,11 @@ def find_source(
     Raises:
         FileNotFoundError: If the source is a path that does not exist, or a folder without known files.
         ValueError: If a split has an unknown name or several files.
+        TypeError: If the source, or the file of a split, is no path.
     """
     if isinstance(source, Mapping):
         return _files_of_mapping(source)
+    _check_path(source)
     path = Path(source).expanduser()
     if path.is_file():
         return path
@@ -59,6 +62,14 @@ def find_source(
     if is_path:
         raise FileNotFoundError(f"There is no file or folder {str(source)!r}. {_describe_forms(suffixes)}")
     return str(source)
+
+
+def _check_path(source: object) -> None:
+    if not isinstance(source, str | os.PathLike):
+        raise TypeError(
+            f"A corpus is a name, a path, a mapping from splits to files, or a DatasetDict; got a "
+            f"{type(source).__name__}. Rows are passed as datasets.DatasetDict(train=..., test=...)."
+        )
 
 
 def load_from_hub(name: str, suffixes: Collection[str]) -> DatasetDict:
@@ -145,6 +156,7 @@ def _files_of_mapping(source: Mapping[str, str | Path]) -> dict[str, Path]:
             raise ValueError(f"Unknown split {name!r}: expected one of {tuple(SPLIT_NAMES)}.")
         if split in files:
             raise ValueError(f"Two files for the split {split!r}: {str(files[split])!r} and {str(file)!r}; pass one.")
+        _check_path(file)
         files[split] = Path(file).expanduser()
         if not files[split].is_file():
             raise FileNotFoundError(f"There is no file {str(file)!r}, which was given for the split {name!r}.")

@@ -5,6 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+_OTHER_KINDS = (
+    (b"\xff\xfe", "UTF-16", "convert it with `iconv -f utf-16 -t utf-8`"),
+    (b"\xfe\xff", "UTF-16", "convert it with `iconv -f utf-16 -t utf-8`"),
+    (b"\x1f\x8b", "compressed by gzip", "unpack it with `gunzip`"),
+)
+"""Files that are no UTF-8, by their first bytes."""
+
 
 def read_text(path: str | Path) -> str:
     r"""Read a UTF-8 file; a byte order mark is dropped and line ends become `\n`.
@@ -24,6 +31,9 @@ def read_text(path: str | Path) -> str:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         line_number = content.count(b"\n", 0, error.start) + 1
+        for beginning, kind, remedy in _OTHER_KINDS:
+            if content.startswith(beginning):
+                raise ValueError(f"{path} is {kind}, expected UTF-8 text: {remedy}.") from error
         raise ValueError(
             f"{path}, line {line_number}: byte 0x{content[error.start]:02x} is not valid UTF-8. "
             f"Convert the file, for example with `iconv -f latin1 -t utf-8` if it is Latin-1."

@@ -13,6 +13,7 @@ from .efficiency import (
     stored_bytes,
 )
 from .entity_f1 import EntityF1, entity_scores
+from .masked_lm_perplexity import masked_lm_perplexity
 from .question_answering_metrics import question_answering_metrics
 from .squad_score import SquadScore, squad_scores
 from .tagging_accuracy import TaggingAccuracy, tagging_scores
@@ -30,6 +31,7 @@ __all__ = [
     "entity_metrics",
     "entity_scores",
     "latency",
+    "masked_lm_perplexity",
     "predictions_to_tags",
     "question_answering_metrics",
     "sentences_per_second",

@@ -36,7 +36,21 @@ _PUBLISHED = (
     "*.png",
     "*.svg",
 )
-_WEIGHTS_OF_A_MODEL = ("model.safetensors", "model-*.safetensors", INDEX_FILE)
+_READ_WHERE_PRESENT = (
+    "model.safetensors",
+    "model-*.safetensors",
+    INDEX_FILE,
+    "adapter_config.json",
+    "adapter_model*",
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "*.model",
+    "chat_template.jinja",
+)
+"""What `from_pretrained` of a model (peft's adapters among them) or a tokenizer reads of a repository that has it."""
 _QUOTED = r'"(?:[^"\\\n]|\\.)*"'
 _NAME_IN_SNIPPET = re.compile(rf"(\bmodel=|\bfrom_pretrained\(){_QUOTED}")
 
@@ -54,8 +68,9 @@ def push_checkpoint(
 
     `model.push_to_hub` and `tokenizer.push_to_hub` make two commits, between which the model cannot be used, and the
     first of them writes a card of its own. Here nothing is visible before everything is: an upload that breaks off
-    leaves the repository as it was, and is repeated by the same call. Weights of an earlier commit that would be
-    loaded in place of the new ones are deleted in the same commit.
+    leaves the repository as it was, and is repeated by the same call. Files of an earlier commit that would be loaded
+    in place of the new ones or beside them (weights, peft's adapters, parts of a tokenizer) are deleted in the same
+    commit.
 
     Weights are published as safetensors only. Whatever else the folder holds, such as the Trainer's checkpoints, is
     not uploaded, and one message names it. A card written by `write_model_card` is uploaded with `repo_id` as the
@@ -100,7 +115,7 @@ def push_checkpoint(
     before = api.model_info(repo_id, revision=revision)
     present = [file.rfilename for file in before.siblings or []]
     outdated = [
-        name for name in present if any(fnmatch(name, form) for form in _WEIGHTS_OF_A_MODEL) and name not in names
+        name for name in present if any(fnmatch(name, form) for form in _READ_WHERE_PRESENT) and name not in names
     ]
     contents = {name: folder / name for name in names} | {CARD_FILE: _card_named(folder / CARD_FILE, repo_id)}
     operations: list[CommitOperationAdd | CommitOperationDelete] = [

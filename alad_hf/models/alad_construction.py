@@ -132,7 +132,8 @@ class StudentTeacherMixin:
 
         It runs in eval mode without gradients, follows the batches to their device, and is no part of the model: not
         of `state_dict`, `parameters`, `save_pretrained` nor `.to()`. Cached columns (`alad_hf.cache_teacher_states`)
-        give the same loss and run the teacher once instead of once an epoch.
+        give the same loss and run the teacher once instead of once an epoch. (Where all labels of a row are -100, the
+        collator counts its tokens only if it brings a teacher's columns, too.)
 
         A teacher that tokenizes like the student reads the student's tokens. Any other reads its own: batches then
         need `teacher_input_ids` and `teacher_alignment`, which the encoders of this package add where they are given

@@ -418,8 +418,8 @@ def build_embedding(specification: dict[str, Any]) -> CompressedEmbedding:
 def freeze_codes(model: nn.Module) -> None:
     """Freeze the embeddings of a model that have long binary codes, of more than `MOST_TRAINED_BITS`.
 
-    Trained at a rate that suits the layers, their tables came apart: measured in `docs/compress_a_model.md`. The likely
-    reason is that a token's vector is a sum of as many rows of the decoder as its code has bits set, so that a step of
+    Trained at a rate that suits the layers, their tables came apart: measured in `docs/compress_a_model.md`. Probably
+    that is since a token's vector is a sum of as many rows of the decoder as its code has bits set, so that a step of
     Adam can move it by as many times the rate. `model.get_input_embeddings().requires_grad_(True)` trains it.
     """
     for module in model.modules():

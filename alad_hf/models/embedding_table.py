@@ -75,8 +75,13 @@ class CompressedEmbedding(nn.Module):
         }
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """The vectors (..., embedding_dim) of integer ids (...); each distinct id of a batch is decoded once."""
-        if self.table is not None and not (torch.is_grad_enabled() and self._is_trained()):
+        """The vectors (..., embedding_dim) of integer ids (...).
+
+        On a CPU each distinct id of a batch is decoded once, where a quarter of the ids or more are repetitions.
+        """
+        if self.table is not None and torch.is_grad_enabled() and self._is_trained():
+            self.table = None  # which training, be it in eval mode, would leave behind
+        if self.table is not None:
             return functional.embedding(ids, self.table)
         flat = ids.reshape(-1)
         # torch.unique has a result of unknown length, which graphs do not like, and which a GPU has to wait for.

@@ -224,9 +224,9 @@ class AlAdPreTrainedModel(StudentTeacherMixin, PreTrainedModel):
 def _warn_of_missing_labels(signal: TeacherSignal) -> None:
     if signal.states is not None or signal.logits is not None:
         logger.warning_once(
-            "There is a teacher's signal but no labels. Where the Trainer keeps them for a loss of its own "
-            "(label_smoothing_factor), nothing is aligned: leave that out. Of unlabelled text, "
-            "DataCollatorForAlignment makes labels."
+            "There is a teacher's signal but no labels. Where the Trainer keeps them for a loss of its own, nothing "
+            "is aligned: leave label_smoothing_factor out, and let a compute_loss_func add outputs.loss. Of "
+            "unlabelled text, DataCollatorForAlignment makes labels."
         )
 
 
@@ -360,7 +360,8 @@ class AlAdModel(AlAdPreTrainedModel):
             student_states = student_states * real.unsqueeze(-1)
         aligned = self.adapter(student_states)
 
-        signal, matched = self._signal(given, self.training or labels is not None, real, **inputs)
+        wanted = self.training or labels is not None or num_items_in_batch is not None
+        signal, matched = self._signal(given, wanted, real, **inputs)
         terms = self._alignment_terms(aligned, signal.states, matched)
         loss, loss_terms = self._total_loss(terms, token_items(labels, real, num_items_in_batch))
         return AlAdModelOutput(
@@ -459,7 +460,9 @@ class AlAdForTokenClassification(AlAdPreTrainedModel):
         logits = self.classifier(self.dropout(outputs.last_hidden_state))
 
         real = logits.new_ones(logits.shape[:2]) if attention_mask is None else attention_mask.to(logits.device)
-        signal, matched = self._signal(given, self.training or labels is not None, real, **inputs)
+        # A Trainer with a loss function of its own keeps the labels, and passes their number.
+        wanted = self.training or labels is not None or num_items_in_batch is not None
+        signal, matched = self._signal(given, wanted, real, **inputs)
         sums = self._alignment_terms(outputs.last_hidden_state, signal.states, matched)
         teacher_says = self._to_distil(signal.logits, logits)
         if self.training and labels is None and not torch.compiler.is_compiling():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -202,15 +204,23 @@ class CompressedEncoderTaskModel(CompressedEncoderPreTrainedModel):
         self._stock_class = type(stock)
         self._stock_arguments = accepted_arguments(stock)
         self._stock_encoder_name = stock.base_model_prefix
+        # Some stock heads (BigBird's, Splinter's) also read numbers that their __init__ noted.
+        for name, value in vars(stock).items():
+            if isinstance(value, int | float | str) and name[0] != "_" and name not in self.__dict__:
+                setattr(self, name, value)
         for name, head in stock.named_children():
             if head is not stock.base_model:
                 setattr(self, name, head)
         self.post_init()
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - as in nn.Module
-        """The encoder also under its stock name (`bert`, `mpnet`, ...), by which the stock forward calls it."""
+        """The encoder also under its stock name (`bert`, `mpnet`, ...), and methods that the stock forward calls."""
         if name != "model" and name == self.__dict__.get("_stock_encoder_name"):
             return self.model.encoder
+        stock = self.__dict__.get("_stock_class")
+        method = None if stock is None else inspect.getattr_static(stock, name, None)
+        if isinstance(method, FunctionType | staticmethod):
+            return method.__get__(self)
         return super().__getattr__(name)
 
     def _run_stock_head(self, **inputs: Any) -> Any:  # noqa: ANN401 - the stock class's output

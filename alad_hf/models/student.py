@@ -81,7 +81,7 @@ def bare_encoder(student: nn.Module) -> PreTrainedModel:
             `PeftModel` around it; or an encoder-decoder.
     """
     if isinstance(student, PreTrainedModel):
-        if _holds_peft_layers(student):
+        if holds_peft_layers(student):
             raise ValueError(
                 f"This {type(student).__name__} carries peft adapters among its own layers (add_adapter, load_adapter "
                 "or inject_adapter_in_model, or it was given to get_peft_model). Give the PeftModel around it, as "
@@ -101,7 +101,7 @@ def bare_encoder(student: nn.Module) -> PreTrainedModel:
     return encoder
 
 
-def _holds_peft_layers(student: nn.Module) -> bool:
+def holds_peft_layers(student: nn.Module) -> bool:
     """Whether peft replaced layers of the model; where peft is not loaded, nothing did."""
     tuners = sys.modules.get("peft.tuners.tuners_utils")
     return tuners is not None and any(isinstance(module, tuners.BaseTunerLayer) for module in student.modules())

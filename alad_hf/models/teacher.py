@@ -202,8 +202,8 @@ def probe_signal(teacher: PreTrainedModel, layers: Sequence[int] | None = None) 
 
 
 def accepted_arguments(module: nn.Module) -> frozenset[str]:
-    """Names of the arguments that a module's `forward` declares."""
-    return frozenset(inspect.signature(type(module).forward).parameters)
+    """Names of the arguments that a module's `forward` declares, or that of the module which torch.compile wrapped."""
+    return frozenset(inspect.signature(type(getattr(module, "_orig_mod", module)).forward).parameters)
 
 
 def without_cache(accepted: frozenset[str]) -> dict[str, bool]:

@@ -16,6 +16,7 @@ from datasets import Dataset, DatasetDict
 from torch import nn
 from transformers import (
     AutoModelForTokenClassification,
+    EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainerCallback,
@@ -36,8 +37,10 @@ from ..models.alad_construction import load_tokenizer
 from ..models.compressed_embeddings import make_trainable
 from ..models.modeling_alad import AlAdForTokenClassification
 from ..models.teacher import load_teacher
+from ..models.weights_digest import weights_digest
 from .budget import EXCHANGED_COPIES, Budget
 from .exchanged_mentions import exchange_mentions
+from .same_run import check_same_run
 from .stages import check_one_process, fit, score_and_describe
 from .tagged_splits import tagged_splits
 from .tagging import TrainedTagger, tagging_task
@@ -123,6 +126,8 @@ def graft_tagger(
     max_tokens = graft_arguments.get("max_tokens", CALIBRATION_TOKENS)
     text = CalibrationText(teacher, graft_arguments["texts"], tokenizer, max_tokens=max_tokens)
     groups = graft_groups(teacher, num_hidden_layers, strategy, None, text)
+    arguments = {name: value for name, value in graft_arguments.items() if name not in ("texts", "tokenizer")}
+    run.begin(num_hidden_layers=num_hidden_layers, schedule=schedule, strategy=strategy, distil=distil, **arguments)
 
     if schedule == "one_by_one":
         student, last_part = _graft_one_by_one(run, groups, rows, graft_arguments)
@@ -159,6 +164,13 @@ class _Run:
 
     def __post_init__(self) -> None:
         self.task = tagging_task(self.data["train"].features["tags"].feature.names)
+
+    def begin(self, **arguments: Any) -> None:
+        """Check that stages, where there are some, are of the same tagger and arguments."""
+        folder = self.folder / "stages"
+        begun = folder.exists() and any(one.is_dir() for one in folder.iterdir())
+        tagger = weights_digest(self.teacher)
+        check_same_run(folder, {"teacher": tagger, **arguments}, self.resume, begun=begun)
 
     def encode(self, split: str) -> Dataset:
         """Labelled rows of a split."""
@@ -202,6 +214,7 @@ class _Run:
             model,
             dataset,
             folder / "checkpoints",
+            teacher=self.teacher if self.distil else None,
             steps=max(1, round(part * passes * math.ceil(len(dataset) / self.budget.batch_size))),
             distilled=self.distil and not isinstance(model, AlAdForTokenClassification),
             validation=self.encode("validation") if final else None,
@@ -209,7 +222,8 @@ class _Run:
             tokenizer=self.tokenizer,
             budget=self.budget,
             resume=self.resume,
-            callbacks=self.callbacks,
+            # Nothing is evaluated before the last stage, by which a run could be stopped.
+            callbacks=[one for one in self.callbacks if final or not isinstance(one, EarlyStoppingCallback)],
         )
         if final:
             trainer.save_model(str(folder))

@@ -1,4 +1,4 @@
-"""Whether an interrupted run is gone on with as it was begun: same arguments, same text, same labels."""
+"""Whether an interrupted run is gone on with as it was begun: same models, arguments, text and labels."""
 
 from __future__ import annotations
 
@@ -15,16 +15,23 @@ from transformers import PreTrainedModel
 
 from ..models.configuration_alad import AlAdConfig
 from ..models.modeling_alad import AlAdPreTrainedModel
-from ..training.stages import last_complete_checkpoint
+from ..models.weights_digest import weights_digest
 from .budget import Budget
 
 _LEARNED = ("input_ids", "labels", "start_positions", "end_positions")
+_DIGESTS = {"rows": "other text or labels", "student": "another student", "teacher": "another teacher"}
 
 
 def describe_run(
-    model: PreTrainedModel, rows: Dataset, *, steps: int, distilled: bool, budget: Budget
+    model: PreTrainedModel,
+    rows: Dataset,
+    *,
+    teacher: PreTrainedModel | None,
+    steps: int,
+    distilled: bool,
+    budget: Budget,
 ) -> dict[str, Any]:
-    """What makes a training the one that it is, as JSON has it."""
+    """What makes a training the one that it is."""
     learned = [name for name in _LEARNED if name in rows.column_names]
     digest = hashlib.sha256()
     for table in rows.select_columns(learned).with_format("arrow").iter(batch_size=10_000):
@@ -32,26 +39,37 @@ def describe_run(
             values = pc.list_flatten(column) if pa.types.is_nested(column.type) else column
             digest.update(values.to_numpy().tobytes())
     run = {"steps": steps, "distilled": distilled, "rows": digest.hexdigest(), **asdict(budget)}
+    # Without the head and the adapter, which may be fitted, and need not come out alike to the last bit.
+    encoder = model.base_model.encoder if isinstance(model, AlAdPreTrainedModel) else model.base_model
+    run["student"] = weights_digest(encoder)
+    run["teacher"] = weights_digest(teacher) if teacher is not None else None
     if isinstance(model, AlAdPreTrainedModel):
         # Not by what the models are called, which are in other places at times.
         named = {"text_config", "student_name_or_path", "teacher_name_or_path"}
         run |= {name: getattr(model.config, name) for name in AlAdConfig.__annotations__ if name not in named}
-    return json.loads(json.dumps(run))
+    return run
 
 
-def check_same_run(checkpoints: Path, run: dict[str, Any], resume: bool) -> None:
-    """Note what is begun; raise ValueError if what is to go on is something else, and then name the differences."""
-    file = checkpoints / "run.json"
-    begun = last_complete_checkpoint(checkpoints) is not None
+def check_same_run(folder: Path, run: dict[str, Any], resume: bool, *, begun: bool) -> None:
+    """Note what is begun; raise ValueError if what is to go on is something else, and then name the differences.
+
+    Args:
+        folder: Of the checkpoints or stages.
+        run: What makes it the one that it is; values under "rows", "student" and "teacher" are digests.
+        resume: Whether to go on.
+        begun: Whether there is something to go on with.
+    """
+    file = folder / "run.json"
+    run = json.loads(json.dumps(run))  # as it will be read
     if begun and resume and file.exists():
         before = json.loads(file.read_text(encoding="utf-8"))
         other = sorted(name for name in {*before, *run} if before.get(name) != run.get(name))
         if other:
-            shown = [f"{name}={before.get(name)!r} and not {run.get(name)!r}" for name in other if name != "rows"]
+            shown = [_DIGESTS.get(name, f"{name}={before.get(name)!r} and not {run.get(name)!r}") for name in other]
             raise ValueError(
-                f"The checkpoints in {checkpoints} are of a run with {', '.join(shown) or 'other text or labels'}: "
-                "go on with the same arguments and data, or name another output_dir (--output)."
+                f"What is in {folder} is of a run with {', '.join(shown)}: go on with the same models, arguments and "
+                "data, or name another output_dir (--output)."
             )
     elif not begun:
-        checkpoints.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")

@@ -40,7 +40,7 @@ from ..models.quantized_student import check_frozen
 from ..models.student import bare_encoder, load_student
 from ..models.teacher import copy_head, load_teacher, state_width, tagging_head, tokenizes_alike
 from ..training.distillation import distilling
-from ..training.stages import check_one_device, published_arguments, train
+from ..training.stages import check_one_device, last_complete_checkpoint, published_arguments, train
 from .budget import MOST_EVALUATIONS, Budget, Mode
 from .same_run import check_same_run, describe_run
 from .tagged_splits import scored_split
@@ -286,6 +286,7 @@ def train_and_save(
         model,
         training,
         output_dir / "checkpoints",
+        teacher=parts.teacher,
         steps=epochs * math.ceil(len(training) / budget.batch_size),
         distilled=distilled,
         validation=rows["validation"],
@@ -305,6 +306,7 @@ def fit(
     rows: Dataset,
     checkpoints: Path,
     *,
+    teacher: PreTrainedModel | None,
     steps: int,
     distilled: bool,
     validation: Dataset | None,
@@ -320,6 +322,7 @@ def fit(
         model: A stock model, or an AlAd model.
         rows: What it reads, encoded.
         checkpoints: Their folder.
+        teacher: Whose signal the rows bring.
         steps: Optimiser steps.
         distilled: Of a stock model: it learns the teacher's signal beside the labels.
         validation: Rows by which the best of a few evaluations is kept; without them the last weights are.
@@ -348,7 +351,8 @@ def fit(
         save_steps=interval,
         **(evaluating if validation is not None else {}),
     )
-    check_same_run(checkpoints, describe_run(model, rows, steps=steps, distilled=distilled, budget=budget), resume)
+    run = describe_run(model, rows, teacher=teacher, steps=steps, distilled=distilled, budget=budget)
+    check_same_run(checkpoints, run, resume, begun=last_complete_checkpoint(checkpoints) is not None)
     if distilled:
         model.get_input_embeddings().requires_grad_(False)  # as in joint training; it helps here too
     with distilling(model) if distilled else nullcontext():

@@ -13,7 +13,7 @@ from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTr
 from ..data.token_labels import encode_tagged_words
 from ..evaluation.compute_metrics import entity_metrics, tagging_metrics
 from ..models.modeling_alad import AlAdForTokenClassification
-from ..tagging import evaluate_tagger
+from ..tagging import evaluate_tagger, marks_spans
 from ..training.linear_probe import fit_tagging_head
 from .budget import EXCHANGED_COPIES, Budget
 from .exchanged_mentions import exchange_mentions
@@ -135,8 +135,8 @@ def train_tagger(
 
 
 def tagging_task(tags: list[str]) -> Task:
-    """Entities, if a tag begins one, or else a tag a word."""
-    is_entities = any(tag.startswith("B-") for tag in tags)
+    """Entities, if the tags mark spans, or else a tag a word."""
+    is_entities = marks_spans(tags)
     return Task(
         card="ner" if is_entities else "pos",
         stock_class=AutoModelForTokenClassification,

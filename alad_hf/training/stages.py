@@ -12,13 +12,13 @@ import inspect
 import json
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from datasets import Dataset
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import (
     EvalPrediction,
     PreTrainedModel,
@@ -57,6 +57,9 @@ def published_arguments(stage: Stage, output_dir: str | os.PathLike, **overrides
 
     Published are AdamW with betas (0.9, 0.98), gradient clipping at 1, batches of 32 sentences. The budget of
     general alignment was 12 hours of Wikipedia; one epoch over whatever text is given stands in for it here.
+
+    Rows are grouped by length, which is faster. A stock `Trainer` does so in evaluation and `predict` as well, and
+    what it returns is then in that order; the Trainers of `train` and `align` keep the order of the rows in `predict`.
 
     Args:
         stage: "general_alignment", "continual_alignment", or a way of fine-tuning: "head_only", "frozen" (adapter and
@@ -147,7 +150,7 @@ def train(
     *,
     tokenizer: PreTrainedTokenizerBase,
     args: TrainingArguments,
-    eval_dataset: Dataset | None = None,
+    eval_dataset: Dataset | Mapping[str, Dataset] | None = None,
     compute_metrics: Callable[[EvalPrediction], dict[str, float]] | None = None,
     resume: bool = False,
     print_logs: bool = True,
@@ -162,7 +165,7 @@ def train(
         train_dataset: Encoded rows, with or without labels and teacher columns.
         tokenizer: Saved beside every checkpoint.
         args: See `published_arguments`.
-        eval_dataset: Encoded rows for evaluation.
+        eval_dataset: Encoded rows for evaluation, or several sets of them by name.
         compute_metrics: See `alad_hf.evaluation`.
         resume: Go on from the last complete checkpoint in `args.output_dir`, if there is one.
         print_logs: Print a line for every log, besides the progress bar; `trainer.state.log_history` has them anyway.
@@ -171,7 +174,16 @@ def train(
     Raises:
         ValueError: `args.output_dir` holds checkpoints already and `resume` is False, the rows have neither labels
             nor a teacher's signal, or one process would train on several GPUs.
+        TypeError: The rows are no `Dataset`.
     """
+    for name, rows in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
+        parts = rows.values() if name == "eval_dataset" and isinstance(rows, Mapping) else [rows]
+        for part in parts:
+            if part is not None and not isinstance(part, Dataset):
+                raise TypeError(
+                    f"{name} must be a datasets.Dataset of encoded rows, got {type(part).__name__}. Rows of another "
+                    "kind are for a Trainer of your own, with DataCollatorForAlignment."
+                )
     targets = {"labels", "start_positions", "teacher_states", "teacher_logits"}
     if getattr(model, "teacher", None) is None and not targets & set(train_dataset.column_names):
         raise ValueError(
@@ -182,11 +194,17 @@ def train(
     checkpoint = checkpoint_to_resume(args.output_dir, resume)
     args = copy.copy(args)
     args.remove_unused_columns, args.length_column_name = False, LENGTH_COLUMN
+    if isinstance(eval_dataset, Mapping):
+        evaluated: Any = {name: _model_columns(part, model) for name, part in eval_dataset.items()}
+        columns = next(iter(eval_dataset.values())).features
+    else:
+        evaluated = _model_columns(eval_dataset, model) if eval_dataset is not None else None
+        columns = (eval_dataset or train_dataset).features
     trainer = _Trainer(
         model=model,
         args=args,
         train_dataset=_model_columns(train_dataset, model),
-        eval_dataset=_model_columns(eval_dataset, model) if eval_dataset is not None else None,
+        eval_dataset=evaluated,
         data_collator=DataCollatorForAlignment(tokenizer),
         processing_class=tokenizer,
         compute_metrics=compute_metrics,
@@ -196,7 +214,7 @@ def train(
     if not print_logs:
         stop_printing_logs(trainer)
     # These are for evaluation alone. Of text without answers, the loss belongs to the token labels of the collator.
-    if "start_positions" in trainer.label_names and "start_positions" not in (eval_dataset or train_dataset).features:
+    if "start_positions" in trainer.label_names and "start_positions" not in columns:
         trainer.label_names = ["labels"]
     trainer.train(resume_from_checkpoint=checkpoint)
     return trainer
@@ -219,10 +237,11 @@ def check_one_device(count: int) -> None:
 
 
 class _Trainer(Trainer):
-    """The stock Trainer, with the lengths of the rows read once, and losses that are means divided as such.
+    """The stock Trainer, but lengths are read once, losses that are means divided as such, and `predict` keeps order.
 
     It groups rows by a lazy column, and reads a row of the dataset for every comparison of its sort: minutes for some
-    ten thousand rows in several files. And it takes a model whose `forward` has `**kwargs` for one that divides its
+    ten thousand rows in several files. It groups those of `predict`, too, whose result is read beside the rows. And it
+    takes a model whose `forward` has `**kwargs` for one that divides its
     loss by `num_items_in_batch`. Stock taggers and readers do not, and would learn from the sum of the accumulated
     batches' means.
     """
@@ -239,6 +258,17 @@ class _Trainer(Trainer):
 
     def _get_eval_sampler(self, *args: Any, **kwargs: Any) -> Sampler | None:
         return _with_lengths_in_memory(super()._get_eval_sampler(*args, **kwargs))
+
+    def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
+        """Batches of the rows in their order, of the columns that the model takes."""
+        if isinstance(test_dataset, Dataset):
+            test_dataset = _model_columns(test_dataset, self.model)
+        grouped, self.args = self.args, copy.copy(self.args)
+        self.args.train_sampling_strategy = "sequential"
+        try:
+            return super().get_test_dataloader(test_dataset)
+        finally:
+            self.args = grouped
 
 
 def _with_lengths_in_memory(sampler: Sampler | None) -> Sampler | None:

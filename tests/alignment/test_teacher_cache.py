@@ -316,6 +316,27 @@ def test_a_teacher_in_int8_is_read_and_known_by_its_weights(tmp_path: Path, runs
     torch.testing.assert_close(cached[0]["teacher_logits"], one.logits[0], atol=1e-5, rtol=0)
 
 
+# peft 0.21 itself still asks transformers under a name that 5.23 deprecates.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_a_teacher_with_several_adapters_is_known_by_those_that_act(tmp_path: Path, runs: list[int]) -> None:
+    peft = pytest.importorskip("peft", reason="peft is not installed: pip install 'alad_hf[lora]'")
+    rows = dataset()
+    lora = peft.LoraConfig(target_modules=["query", "value"], init_lora_weights=False, task_type="TOKEN_CLS")
+    teacher = peft.get_peft_model(tiny_teacher(), lora, adapter_name="one")
+    teacher.add_adapter("other", lora)
+    found = []
+    for name in ("one", "other", "one"):
+        teacher.set_adapter(name)
+        found.append(cache(rows, teacher.eval(), tmp_path / "cache"))
+        assert bool(runs) is (len(found) < 3)
+        runs.clear()
+    one, other, again = (cached[0]["teacher_logits"] for cached in found)
+    assert torch.equal(one, again) and not torch.equal(one, other)
+    with teacher.disable_adapter():
+        none = cache(rows, teacher, tmp_path / "cache")
+    assert runs and not torch.equal(none[0]["teacher_logits"], one)
+
+
 class TestInterruption:
     def test_only_the_missing_shards_are_computed(
         self, tmp_path: Path, small_shards: None, runs: list[int], monkeypatch: pytest.MonkeyPatch

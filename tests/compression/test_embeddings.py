@@ -292,6 +292,13 @@ def test_refuses_tables_that_are_not_finite_or_too_large_for_float16():
     assert compress_table(power_law_table() * 1e6, "svd", ratio=4, factor_dtype="float32")[1]["mean_cosine"] > 0.5
 
 
+def test_a_table_without_any_vector_is_refused_and_one_of_like_rows_is_coded():
+    with pytest.raises(ValueError, match="All entries of the table are zero"):
+        compress_table(torch.zeros(200, 16), "svd", ratio=2)
+    for table in (torch.ones(200, 16), torch.eye(16)[:1].expand(200, 16)):
+        assert compress_table(table, "lighttoken", ratio=1.05, progress=False)[1]["mean_cosine"] > 0.999
+
+
 def test_refuses_models_without_an_ordinary_embedding(tagger):
     class Scaled(nn.Embedding):
         pass
@@ -299,6 +306,9 @@ def test_refuses_models_without_an_ordinary_embedding(tagger):
     model = BertModel(tiny_config("bert"))
     model.set_input_embeddings(Scaled(10, 16))
     with pytest.raises(ValueError, match="a Scaled as token embedding"):
+        embedding_table(model)
+    model.set_input_embeddings(nn.Embedding(10, 16, max_norm=0.1))
+    with pytest.raises(ValueError, match="shortens what it looks up to max_norm=0.1"):
         embedding_table(model)
     model.set_input_embeddings(None)
     with pytest.raises(ValueError, match="no token embedding"):

@@ -14,6 +14,9 @@ from transformers import (
     AutoModel,
     AutoModelForTokenClassification,
     BertModel,
+    EsmConfig,
+    GPT2Config,
+    GPTNeoConfig,
     LlamaConfig,
     LlamaModel,
     LongformerConfig,
@@ -354,3 +357,42 @@ def test_what_a_configuration_says_of_each_layer_follows_the_map(layer_map: list
     config = LongformerConfig(**sizes, vocab_size=99, attention_window=windows, max_position_embeddings=66)
     student = truncate_layers(AutoModel.from_config(config).eval(), layer_map)
     assert student.config.attention_window == [windows[index] for index in layer_map]
+
+
+def test_a_student_that_would_compute_otherwise_once_loaded_is_refused() -> None:
+    sizes = {"n_embd": 16, "n_head": 2, "n_layer": DEPTH, "vocab_size": 99}
+    model = AutoModel.from_config(GPT2Config(**sizes, scale_attn_by_inverse_layer_idx=True)).eval()
+    with pytest.raises(ValueError, match=r"layers \[0, 2\] .* compute with scaling .* layer_map=range\(2\)"):
+        truncate_layers(model, [0, 2])
+    assert truncate_layers(model, [0, 1]).config.num_hidden_layers == 2
+
+
+def test_a_student_with_tensors_for_all_layers_is_refused() -> None:
+    sizes = {"hidden_size": 16, "num_hidden_layers": DEPTH, "num_attention_heads": 2, "intermediate_size": 24}
+    config = EsmConfig(**sizes, vocab_size=99, pad_token_id=0, mask_token_id=4, max_position_embeddings=66)
+    with pytest.raises(ValueError, match=r"depends on the number of layers.*contact_head.regression.weight"):
+        truncate_layers(AutoModel.from_config(config), [0, 1])
+
+
+@pytest.mark.parametrize("layer_map", [[0, 3], [2, 1]])
+def test_attention_of_gpt_neo_follows_the_map(layer_map: list[int], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_layers": DEPTH, "num_heads": 2, "intermediate_size": 24, "vocab_size": 99}
+    config = GPTNeoConfig(**sizes, attention_types=[[["global", "local"], 2]], window_size=4)
+    student = truncate_layers(AutoModel.from_config(config).eval(), layer_map)
+    assert student.config.attention_layers == [config.attention_layers[index] for index in layer_map]
+    student.save_pretrained(tmp_path)
+    assert torch.equal(states(AutoModel.from_pretrained(tmp_path)), states(student))
+
+
+# peft 0.21 itself still asks transformers under a name that 5.23 deprecates.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+def test_adapters_of_peft_are_to_be_merged_first() -> None:
+    peft = pytest.importorskip("peft", reason="peft is not installed: pip install 'alad_hf[lora]'")
+    wrapped = peft.get_peft_model(deep_model("bert"), peft.LoraConfig(target_modules=["query"]))
+    for model in (wrapped, wrapped.get_base_model()):
+        with pytest.raises(ValueError, match=r"carries adapters of peft.*merge_and_unload"):
+            truncate_layers(model, [0, 1])
+        with pytest.raises(ValueError, match=r"carries adapters of peft.*merge_and_unload"):
+            compress_embeddings(model, "int8")
+    assert truncate_layers(wrapped.merge_and_unload(), [0, 1]).config.num_hidden_layers == 2

@@ -180,3 +180,25 @@ def test_token_types_of_the_teacher_are_not_needed() -> None:
     for row in given:
         del row["teacher_token_type_ids"]
     assert collator()(given).keys() == collator()(aligned_rows()).keys() - {"teacher_token_type_ids"}
+
+
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 0, 2)])
+def test_text_may_stand_beside_labelled_rows(order: tuple[int, ...], padding_side: str) -> None:
+    labelled, text = rows(), rows()
+    del text[1]["labels"]
+    text[2]["labels"] = None  # as a column of a concatenated dataset has it
+    given = [labelled[0], text[1], text[2]]
+    labels = collator(padding_side)([given[index] for index in order])["labels"]
+    expected = {0: labelled[0]["labels"], 1: [-1] * 5, 2: [-1]}
+    for row, index in zip(labels.tolist(), order, strict=True):
+        padding = [-100] * (5 - len(expected[index]))
+        both = padding + expected[index] if padding_side == "left" else expected[index] + padding
+        assert row == both
+
+
+def test_rows_of_different_columns_are_refused() -> None:
+    given = rows()
+    del given[1]["teacher_states"]
+    with pytest.raises(ValueError, match="have teacher_states and others have not.*mix_rows"):
+        collator()(given)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,8 @@ def test_scheme_none_keeps_tags(write) -> None:
         ("Ann\tO\nran\t\n", {"separator": "\t"}, r"line 2: found an empty tag in column -1"),
         (b"Ann O\nRen\xe9 O\n", {}, r"corpus\.conll, line 2: byte 0xe9 is not valid UTF-8.*iconv"),
         (b"Ann O\nA\0n O\n", {}, r"line 2: found a NUL character"),
+        ("Ann O\n".encode("utf-16"), {}, r"is UTF-16, expected UTF-8 text: convert it with `iconv -f utf-16"),
+        (gzip.compress(b"Ann O\n"), {}, r"is compressed by gzip, expected UTF-8 text: unpack it"),
         ("\n \n-DOCSTART- O\n", {}, r"corpus\.conll: found no sentence, expected lines of a token and a tag"),
         ("", {}, r"found no sentence"),
         (

@@ -233,6 +233,24 @@ def test_unknown_sources_are_explained(tmp_path: Path, monkeypatch, load, source
         load(source)
 
 
+def test_rows_alone_are_no_corpus() -> None:
+    rows = hub_splits()["train"]
+    for source in (rows, {"train": rows}):
+        with pytest.raises(TypeError, match=r"got a Dataset\. Rows are passed as datasets\.DatasetDict\(train="):
+            load_token_classification(source)
+
+
+def test_answers_may_be_objects_as_in_the_files_of_squad() -> None:
+    row = {"id": "1", "question": "who?", "context": "smith did"}
+    answers = [{"text": "smith", "answer_start": 0}, {"text": "smith did", "answer_start": 0}]
+    expected = {"text": ["smith", "smith did"], "answer_start": [0, 0]}
+    for given in (answers, expected):
+        found = load_question_answering(DatasetDict(test=Dataset.from_list([{**row, "answers": given}])))["test"]
+        assert found[0] == {**row, "answers": expected}
+    with pytest.raises(ValueError, match="answers of the split 'test' are List.*expected"):
+        load_question_answering(DatasetDict(test=Dataset.from_list([{**row, "answers": ["smith"]}])))
+
+
 def test_folder_faults_are_explained(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"holds no file of a split\. Expected one of"):
         load_token_classification(write_files(tmp_path, notes__txt="a O"))

@@ -411,3 +411,17 @@ class TestTeacherWithAnotherTokenizer:
             encode(odd, odd, usual)
         options["minimum_coverage"] = 0.0
         assert encode(odd, odd)
+
+
+def test_an_answer_keeps_the_marks_that_its_tokenizer_drops(tokenizer):
+    """Of letters with combining marks the normaliser keeps the letter, whose offsets then end before its mark."""
+    context = "smith e\u0301 , a"
+    assert tokenizer(context, return_offsets_mapping=True).tokens()[2] == "e"
+    answers = [{"text": ["e\u0301"], "answer_start": [6]}]
+    examples = {"id": ["q"], "question": ["a"], "context": [context], "answers": answers}
+    features = question_answering_features(examples, tokenizer, max_length=20, overlap=2, for_training=False)
+    pieces = [context[start:end] for start, end in features["offset_mapping"][0] if start >= 0]
+    assert pieces == ["smith", "e\u0301", ",", "a"]
+    learned = question_answering_features(examples, tokenizer, max_length=20, overlap=2, for_training=True)
+    tokens = tokenizer.convert_ids_to_tokens(learned["input_ids"][0])
+    assert tokens[learned["start_positions"][0]] == tokens[learned["end_positions"][0]] == "e"

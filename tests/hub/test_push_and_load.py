@@ -304,6 +304,18 @@ def test_weights_that_would_be_loaded_instead_are_deleted(hub, client, tmp_path)
     ]
 
 
+def test_files_that_would_be_loaded_beside_are_deleted(hub, client, checkpoint):
+    """Adapters of peft, which the Auto classes would put on a base, and parts of another tokenizer."""
+    push(client, checkpoint, "ada/adapted")
+    for name in ("adapter_config.json", "adapter_model.safetensors", "added_tokens.json", "notes.txt"):
+        arguments = f"path_or_fileobj=b'{{}}', path_in_repo={name!r}, repo_id='ada/adapted'"
+        client.run(f"result = str(HfApi().upload_file({arguments}, token={TOKEN!r}))")
+    assert "adapter_config.json" in hub.model("ada/adapted").at("main").files
+    push(client, checkpoint, "ada/adapted")
+    files = hub.model("ada/adapted").at("main").files
+    assert "notes.txt" in files and not {name for name in files if name.startswith(("added", "adapter"))}
+
+
 def test_student_and_teacher_by_their_ids(hub, client, tmp_path):
     for name, private in (("ada/student", True), ("ada/teacher", True)):
         repo = hub.create("model", name, private)

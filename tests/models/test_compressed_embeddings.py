@@ -233,6 +233,16 @@ class TestEveryForm:
         module.materialize().load_state_dict(other.state_dict())
         assert torch.equal(module.weight, other.dense()) and module.table is not None
 
+    def test_a_table_in_memory_is_dropped_where_it_is_trained_in_eval_mode(self, name: str) -> None:
+        module = CASES[name][0]("float32").eval().materialize()
+        module.requires_grad_(True)
+        ids = torch.tensor([5, 2])
+        module(ids).sum().backward()
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.sub_(0.1 * parameter.grad)
+            assert torch.equal(module(ids), module.dense()[ids])
+
     def test_a_table_in_memory_is_read(self, name: str) -> None:
         module = CASES[name][0]("float32").materialize()
         module.table.zero_()

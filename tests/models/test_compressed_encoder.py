@@ -18,6 +18,8 @@ from transformers import (
     BertForMaskedLM,
     BigBirdConfig,
     PreTrainedModel,
+    SplinterConfig,
+    T5Config,
     Trainer,
     TrainingArguments,
 )
@@ -242,6 +244,37 @@ class TestWrapping:
         assert stock.base_model.pooler is not None
         model = wrap_encoder(stock, embedding=exact_embedding(stock))
         torch.testing.assert_close(result(model), result(stock), atol=1e-5, rtol=0)
+
+    @pytest.mark.parametrize("kind", ["bigbird", "splinter"])
+    def test_heads_that_read_more_than_their_layers_are_kept(self, kind: str) -> None:
+        fields = tiny_config("bert").to_diff_dict()
+        config = {
+            "bigbird": BigBirdConfig(**fields | {"attention_type": "original_full", "sep_token_id": 3}),
+            "splinter": SplinterConfig(**fields | {"question_token_id": 7}),
+        }[kind]
+        stock = AutoModelForQuestionAnswering.from_config(config).eval()
+        model = wrap_encoder(stock, embedding=exact_embedding(stock))
+        batch = {name: value for name, value in random_batch().items() if name != "labels"}
+        batch["input_ids"][:, 4] = 3
+        with torch.no_grad():
+            found, expected = model(**batch), stock(**batch)
+        torch.testing.assert_close(found.start_logits, expected.start_logits, atol=1e-5, rtol=0)
+        torch.testing.assert_close(found.end_logits, expected.end_logits, atol=1e-5, rtol=0)
+
+    def test_the_kind_of_attention_is_kept(self) -> None:
+        config = tiny_config("bert")
+        stock = AutoModelForTokenClassification.from_config(config, attn_implementation="eager").eval()
+        model = wrap_encoder(stock, embedding=exact_embedding(stock))
+        ids = torch.ones(1, 4).long()
+        with torch.no_grad():
+            found, expected = (one(input_ids=ids, output_attentions=True) for one in (model, stock))
+        assert len(found.attentions) == len(expected.attentions) == config.num_hidden_layers
+        assert torch.equal(found.attentions[1], expected.attentions[1])
+
+    def test_an_embedding_with_two_names_is_refused(self) -> None:
+        config = T5Config(vocab_size=99, d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2)
+        with pytest.raises(ValueError, match=r"T5EncoderModel knows one tensor as shared.weight and .*embed_tokens"):
+            wrap_encoder(AutoModelForTokenClassification.from_config(config))
 
     def test_another_head_is_refused(self) -> None:
         masked = BertForMaskedLM(tiny_config())

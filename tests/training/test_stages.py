@@ -263,6 +263,41 @@ def test_lengths_are_read_once(tmp_path: Path) -> None:
     assert trainer._get_train_sampler().lengths == lengths
 
 
+def test_predictions_are_in_the_order_of_the_rows(tmp_path: Path) -> None:
+    """`published_arguments` groups rows by length, in a stock Trainer those of `predict` too."""
+    model = make_model(attached=False)
+    trainer = train(
+        model,
+        make_rows(),
+        tokenizer=tiny_tokenizer(),
+        args=published_arguments("joint", tmp_path, max_steps=1, per_device_eval_batch_size=2, use_cpu=True),
+        print_logs=False,
+    )
+    rows = make_rows(rows=12, seed=1)
+    found = trainer.predict(rows).label_ids
+    assert [labels[labels != -100].tolist() for labels in found] == [
+        labels[labels != -100].tolist() for labels in rows["labels"]
+    ]
+    assert trainer.args.train_sampling_strategy == "group_by_length"
+
+
+def test_several_sets_are_evaluated(tmp_path: Path) -> None:
+    args = published_arguments("joint", tmp_path, max_steps=1, eval_strategy="steps", eval_steps=1, use_cpu=True)
+    sets = {"short": make_rows(rows=2), "long": make_rows()}
+    given = {"tokenizer": tiny_tokenizer(), "args": args, "print_logs": False}
+    trainer = train(make_model(attached=False), make_rows(), eval_dataset=sets, **given)
+    assert {"eval_short_loss", "eval_long_loss"} <= set().union(*trainer.state.log_history)
+
+
+def test_rows_of_another_kind_are_refused(tmp_path: Path) -> None:
+    given = {"tokenizer": tiny_tokenizer(), "args": published_arguments("joint", tmp_path, use_cpu=True)}
+    stream = make_rows().to_iterable_dataset()
+    with pytest.raises(TypeError, match="train_dataset must be a datasets.Dataset .* got IterableDataset"):
+        train(make_model(), stream, **given)
+    with pytest.raises(TypeError, match="eval_dataset must be a datasets.Dataset .* got list"):
+        train(make_model(), make_rows(), eval_dataset={"a": [1]}, **given)
+
+
 class TestInterruption:
     def test_another_runs_checkpoints_are_refused(self, tmp_path: Path) -> None:
         run_alignment(make_model(), tmp_path)

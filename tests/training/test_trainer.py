@@ -134,6 +134,22 @@ class TestLoggedTerms:
         trainer.train()
         assert [list(line) for line in step_logs(trainer)] == [["loss"], ["loss"]]
 
+    def test_a_loss_function_of_the_users_own_may_add_the_alignment(self, tmp_path: Path) -> None:
+        """The Trainer then keeps the labels from the model, in evaluation too."""
+        model = make_model()
+        model.attach_teacher(tiny_teacher(), tokenizer=tiny_tokenizer(), teacher_tokenizer=tiny_tokenizer())
+        seen = []
+
+        def weighted(outputs, labels, num_items_in_batch=None) -> torch.Tensor:  # noqa: ANN001
+            seen.append(outputs.loss.item())
+            return outputs.loss
+
+        rows = make_rows(teacher=False)
+        trainer = make_trainer(model, rows, tmp_path, eval_rows=rows, max_steps=1)
+        trainer.compute_loss_func = weighted
+        trainer.train()
+        assert trainer.evaluate()["eval_loss"] > 0 and len(seen) > 1
+
     def test_label_smoothing_is_refused(self, tmp_path: Path) -> None:
         trainer = make_trainer(make_model(), make_rows(), tmp_path, label_smoothing_factor=0.1)
         with pytest.raises(ValueError, match=r"label_smoothing_factor=0.1 makes the Trainer.*Set it to 0"):
