@@ -404,9 +404,29 @@ def export_speed() -> str:
     return "\n".join([*lines, "", f"{note} {'; '.join(sizes)}."])
 
 
+def closed_form() -> str:
+    """Adapters solved for without labels: time, fit and score."""
+    results = json.loads((RESULTS / "closed_form.json").read_text())
+    tasks = results["runs"]
+    heads = [f"{TASK_NAMES[task]} | variance explained | seconds" for task in tasks]
+    lines = [f"| adapter | parameters | {' | '.join(heads)} |", f"|---|{'---:|' * (1 + 3 * len(tasks))}"]
+    for name, first in next(iter(tasks.values()))["adapters"].items():
+        cells = []
+        for task in tasks.values():
+            run = task["adapters"][name]
+            cells += [f"{run['test'][task['metric']]:.1f}", f"{100 * run['r_squared']:.0f} %", f"{run['seconds']:.0f}"]
+        lines.append(f"| {name} | {first['parameters'] / 1e6:.2f} M | {' | '.join(cells)} |")
+    texts = "; ".join(
+        f"{TASK_NAMES[task].split(',')[0]}: {next(iter(runs['adapters'].values()))['tokens']:,} tokens"
+        for task, runs in tasks.items()
+    )
+    return "\n".join([*lines, "", f"One run each. {texts}. {results['machine']}, torch {results['torch']}."])
+
+
 TABLES = {
     "ablations": ablations,
     "ablations_mpnet": partial(ablations, "mpnet"),
+    "closed_form": closed_form,
     "export_speed": export_speed,
     "fitted_heads": fitted_heads,
     "recovery": recovery,

@@ -26,7 +26,8 @@ def encode_text(
     An empty text of which a tokenizer makes no token, not even special ones, becomes no row.
 
     Args:
-        texts: Strings, or a dataset with a column `text`, `tokens` (words) or `input_ids`.
+        texts: Strings, which are held in memory, or a dataset with a column `text`, `tokens` (words) or `input_ids`,
+            which may be one on disk of any size, such as `load_dataset("text", ...)`.
         tokenizer: The student's tokenizer.
         max_length: Tokens of one row, special ones included.
         teacher_tokenizer: The fast tokenizer of a teacher. If it tokenizes otherwise than `tokenizer`, the rows get

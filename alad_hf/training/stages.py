@@ -191,6 +191,11 @@ def train(
             "teacher's states, and no teacher is attached. Add labels, or call cache_teacher_states first."
         )
     check_one_device(args.n_gpu)
+    if any(parameter.requires_grad and parameter.dtype == torch.float16 for parameter in model.parameters()):
+        logger.warning(
+            "Weights are trained in float16, as they were loaded, and what is small becomes zero in it. Load the "
+            "models with dtype=torch.float32; TrainingArguments(bf16=True) makes the training fast."
+        )
     checkpoint = checkpoint_to_resume(args.output_dir, resume)
     args = copy.copy(args)
     args.remove_unused_columns, args.length_column_name = False, LENGTH_COLUMN

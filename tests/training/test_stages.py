@@ -281,6 +281,14 @@ def test_predictions_are_in_the_order_of_the_rows(tmp_path: Path) -> None:
     assert trainer.args.train_sampling_strategy == "group_by_length"
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_training_in_float16_is_told_of(dtype: torch.dtype, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    args = published_arguments("joint", tmp_path, max_steps=1, use_cpu=True)
+    given = {"tokenizer": tiny_tokenizer(), "args": args, "print_logs": False}
+    train(tiny_teacher().to(dtype), make_rows(teacher=False), **given)
+    assert ("trained in float16" in caplog.text) == (dtype == torch.float16)
+
+
 def test_several_sets_are_evaluated(tmp_path: Path) -> None:
     args = published_arguments("joint", tmp_path, max_steps=1, eval_strategy="steps", eval_steps=1, use_cpu=True)
     sets = {"short": make_rows(rows=2), "long": make_rows()}
