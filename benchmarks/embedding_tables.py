@@ -33,6 +33,7 @@ METHOD_NAMES = {
     "int8": "int8",
     "int4": "int4",
 }
+_TITLES = {"minilm": "MiniLM-L6, 30,522 × 384", "mpnet": "all-mpnet-base-v2, 30,527 × 768"}
 TUNED_ARMS = {
     "tuned": "fine-tuned with the table's factors",
     "tuned_fixed": "fine-tuned, table fixed",
@@ -85,7 +86,7 @@ def embedding_compression_of_task(task: str, runs: dict) -> str:
 
 
 def embedding_reconstruction() -> str:
-    """How near the vectors of a compressed table are to the original ones, and how long it takes to make."""
+    """How near the vectors of a compressed table are to the original ones."""
     matrices = json.loads((RESULTS / "embedding_compression.json").read_text())["reconstruction"]
     return "\n\n".join(embedding_reconstruction_of(matrix, methods) for matrix, methods in matrices.items())
 
@@ -93,10 +94,10 @@ def embedding_reconstruction() -> str:
 def embedding_reconstruction_of(matrix: str, methods: dict) -> str:
     """One table: methods by ratio."""
     ratios = _columns((method, ratio) for method, runs in methods.items() for ratio in runs)
-    title = {"minilm": "MiniLM-L6, 30,522 × 384", "mpnet": "all-mpnet-base-v2, 30,527 × 768"}[matrix]
+    title = _TITLES[matrix]
     lines = [
-        f"| {title}: cosine / RMSE / neighbours | {' | '.join(f'ratio {ratio:g}' for ratio in ratios)} | seconds |",
-        f"|---|{'---:|' * len(ratios)}---:|",
+        f"| {title}: cosine / RMSE / neighbours | {' | '.join(f'ratio {ratio:g}' for ratio in ratios)} |",
+        f"|---|{'---:|' * len(ratios)}",
     ]
     for method, name in METHOD_NAMES.items():
         runs = {ratio: run for ratio, run in methods.get(method, {}).items() if "error" not in run}
@@ -106,9 +107,23 @@ def embedding_reconstruction_of(matrix: str, methods: dict) -> str:
             values = (run["mean_cosine"], run["rmse"], run["neighbour_overlap"]) if run else ()
             cells.append(" / ".join(f"{value:.3f}" for value in values) + note)
         if any(cells):
-            seconds = max(run["seconds"] for run in runs.values())
-            lines.append(f"| {name} | {' | '.join(cells)} | {seconds:.0f} |")
+            lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def embedding_seconds() -> str:
+    """How long the methods take at the ratio that is the slowest for most."""
+    results = json.loads((RESULTS / "embedding_seconds.json").read_text())
+    seconds = results["seconds"]
+    lines = [
+        f"| seconds, ratio {results['ratio']:g} | {' | '.join(_TITLES[matrix] for matrix in seconds)} |",
+        f"|---|{'---:|' * len(seconds)}",
+    ]
+    names = {**METHOD_NAMES, "embedding_metric": "the encoder's metric, for those in it"}
+    for method, name in names.items():
+        if all(method in times for times in seconds.values()):
+            lines.append(f"| {name} | {' | '.join(f'{times[method]:.0f}' for times in seconds.values())} |")
+    return "\n".join([*lines, "", f"{results['machine']}, torch {results['torch']}."])
 
 
 def embedding_cosines() -> str:

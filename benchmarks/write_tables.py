@@ -17,6 +17,7 @@ from embedding_tables import (
     embedding_cosines,
     embedding_lookup,
     embedding_reconstruction,
+    embedding_seconds,
     embedding_tuned,
 )
 from table_parts import RESULTS, ROOT, TASK_NAMES, spread
@@ -438,6 +439,7 @@ TABLES = {
     "embedding_compression": embedding_compression,
     "embedding_cosines": embedding_cosines,
     "embedding_reconstruction": embedding_reconstruction,
+    "embedding_seconds": embedding_seconds,
     "embedding_tuned": embedding_tuned,
     "embedding_longer": partial(embedding_tuned, "embedding_longer"),
     "embedding_metric": partial(embedding_compression, "embedding_metric"),
