@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Iterable
 
 from table_parts import RESULTS, TASK_NAMES, spread
@@ -189,6 +190,33 @@ def embedding_tuned_of_task(task: str, untuned: dict, arms: dict) -> str:
         f"{' or '.join(map(str, seeds))} seeds; replaced: one run."
     )
     return "\n".join([*lines, "", note])
+
+
+def embedding_losses() -> str:
+    """What tables cost a tagger that was fine-tuned, by the arm that is best on dev: against its own table."""
+    results = json.loads((RESULTS / "embedding_compression.json").read_text())["tuned"]
+    ratios = ("25.0", "50.0", "100.0")
+    heads = [f"{TASK_NAMES[task].split(',')[0]}: ratio {float(ratio):g}" for task in results for ratio in ratios]
+    lines = [f"| points lost, fine-tuned | {' | '.join(heads)} |", f"|---|{'---:|' * len(heads)}"]
+    for method, name in METHOD_NAMES.items():
+        cells = [_loss(arms, f"{method}@{ratio}", task) for task, arms in results.items() for ratio in ratios]
+        if sum(map(bool, cells)) > len(ratios):
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _loss(arms: dict[str, dict], point: str, task: str) -> str:
+    metric = "accuracy" if task == "ewt_pos" else "f1"
+
+    def mean(arm: str, point: str, split: str) -> float:
+        return statistics.mean(run[split][metric] for run in arms[arm][point].values())
+
+    tried = [arm for arm in ("tuned", "tuned_fixed") if point in arms.get(arm, {})]
+    if not tried:
+        return ""
+    best = max(tried, key=lambda arm: mean(arm, point, "validation"))
+    own = best if "dense" in arms[best] else "tuned"
+    return f"{mean(own, 'dense', 'test') - mean(best, point, 'test'):.1f}"
 
 
 def embedding_lookup() -> str:
