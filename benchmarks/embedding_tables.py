@@ -122,8 +122,9 @@ def embedding_seconds() -> str:
     ]
     names = {**METHOD_NAMES, "embedding_metric": "the encoder's metric, for those in it"}
     for method, name in names.items():
-        if all(method in times for times in seconds.values()):
-            lines.append(f"| {name} | {' | '.join(f'{times[method]:.0f}' for times in seconds.values())} |")
+        cells = [f"{times[method]:.0f}" if method in times else "" for times in seconds.values()]
+        if any(cells):
+            lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", f"{results['machine']}, torch {results['torch']}."])
 
 
