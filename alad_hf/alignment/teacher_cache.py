@@ -24,9 +24,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..data.row_order import in_order
 from ..data.token_alignment import TEACHER_COLUMNS
 from ..models.teacher import accepted_arguments, load_teacher, teacher_signal, tokenizes_alike
-from ..models.weights_digest import weights_digest
 from .ragged_rows import RaggedRows, list_lengths
 from .shard_files import fill_shards, is_whole, open_shard, write_shard
+from .weights_digest import weights_digest
 
 logger = logging.getLogger(__name__)
 

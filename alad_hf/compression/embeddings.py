@@ -220,16 +220,11 @@ def embedding_table(model: PreTrainedModel) -> torch.Tensor:
             "model, or decode this one first with model.set_input_embeddings(nn.Embedding.from_pretrained("
             "model.get_input_embeddings().dense()))."
         )
-    # A subclass may scale what it looks up.
+    # A subclass may scale what it looks up, and max_norm does.
     if type(embedding) is not nn.Embedding or embedding.max_norm is not None:
         what = "no token embedding that get_input_embeddings finds"
-        if type(embedding) is nn.Embedding:
-            raise ValueError(
-                f"The token embedding of this {type(model).__name__} shortens what it looks up to max_norm="
-                f"{embedding.max_norm}. Shorten its rows themselves, and set max_norm to None."
-            )
         if embedding is not None:
-            what = f"a {type(embedding).__name__} as token embedding, where an nn.Embedding is needed"
+            what = f"the token embedding {type(embedding).__name__}, where an nn.Embedding without max_norm is needed"
         raise ValueError(
             f"{type(model).__name__} has {what}. Pass an encoder that AutoModel loads, or its table to compress_table."
         )

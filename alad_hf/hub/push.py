@@ -20,10 +20,7 @@ logger = logging.getLogger(__name__)
 
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 CARD_FILE = "README.md"
-# Names and not suffixes: a folder of a training run holds more than what the world is to see.
-_PUBLISHED = (
-    "config.json",
-    CARD_FILE,
+_OF_A_TOKENIZER = (
     "tokenizer*",
     "vocab*",
     "merges.txt",
@@ -31,24 +28,16 @@ _PUBLISHED = (
     "added_tokens.json",
     "*.model",
     "chat_template.jinja",
-    "LICENSE*",
-    "NOTICE*",
-    "*.png",
-    "*.svg",
 )
+# Names and not suffixes: a folder of a training run holds more than what the world is to see.
+_PUBLISHED = ("config.json", CARD_FILE, *_OF_A_TOKENIZER, "LICENSE*", "NOTICE*", "*.png", "*.svg")
 _READ_WHERE_PRESENT = (
     "model.safetensors",
     "model-*.safetensors",
     INDEX_FILE,
     "adapter_config.json",
     "adapter_model*",
-    "tokenizer*",
-    "vocab*",
-    "merges.txt",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "*.model",
-    "chat_template.jinja",
+    *_OF_A_TOKENIZER,
 )
 """What `from_pretrained` of a model (peft's adapters among them) or a tokenizer reads of a repository that has it."""
 _QUOTED = r'"(?:[^"\\\n]|\\.)*"'

@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from ..alignment.find_teacher import FoundTeacher
+from ..alignment.weights_digest import weights_digest
 from ..compression.calibration import CALIBRATION_TOKENS, CalibrationText
 from ..compression.encoder_layouts import encoder_layers
 from ..compression.grafting import PairChoice, graft_groups, graft_layers
@@ -37,7 +38,6 @@ from ..models.alad_construction import load_tokenizer
 from ..models.compressed_embeddings import make_trainable
 from ..models.modeling_alad import AlAdForTokenClassification
 from ..models.teacher import load_teacher
-from ..models.weights_digest import weights_digest
 from .budget import EXCHANGED_COPIES, Budget
 from .exchanged_mentions import exchange_mentions
 from .same_run import check_same_run

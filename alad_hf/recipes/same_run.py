@@ -13,9 +13,9 @@ import pyarrow.compute as pc
 from datasets import Dataset
 from transformers import PreTrainedModel
 
+from ..alignment.weights_digest import weights_digest
 from ..models.configuration_alad import AlAdConfig
 from ..models.modeling_alad import AlAdPreTrainedModel
-from ..models.weights_digest import weights_digest
 from .budget import Budget
 
 _LEARNED = ("input_ids", "labels", "start_positions", "end_positions")

@@ -7,7 +7,7 @@ import hashlib
 import torch
 from torch import nn
 
-from .quantized_student import plain_tensors
+from ..models.quantized_student import plain_tensors
 
 
 def weights_digest(model: nn.Module) -> str:
