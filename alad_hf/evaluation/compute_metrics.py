@@ -23,9 +23,9 @@ def predictions_to_tags(
 
     Args:
         logits_or_ids: Logits (B, T, L), label ids (B, T), or a tuple whose first entry is one of these; numpy arrays
-            or CPU tensors.
-        labels: Label ids (B, T); a position whose id is negative (-100: special tokens, further subwords, padding)
-            is left out.
+            or CPU tensors. Or a list of them, a batch each, as with `eval_do_concat_batches=False`.
+        labels: Label ids (B, T), or a list of them likewise; a position whose id is negative (-100: special tokens,
+            further subwords, padding) is left out.
         label_names: The name of each label id: a sequence of L names, or `model.config.id2label`.
 
     Returns:
@@ -38,6 +38,10 @@ def predictions_to_tags(
         >>> predictions_to_tags([[0, 1, 1]], [[-100, 1, 0]], ["O", "B-PER"])
         ([['B-PER', 'B-PER']], [['B-PER', 'O']])
     """
+    if isinstance(labels, list) and all(np.ndim(batch) == 2 for batch in labels):
+        batches = [predictions_to_tags(*batch, label_names) for batch in zip(logits_or_ids, labels, strict=True)]
+        predicted_tags, expected_tags = ([tags for batch in batches for tags in batch[side]] for side in (0, 1))
+        return predicted_tags, expected_tags
     names = _ordered_names(label_names)
     predicted = np.asarray(logits_or_ids[0] if isinstance(logits_or_ids, tuple) else logits_or_ids)
     expected = np.asarray(labels)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import EvalPrediction
+from transformers import EvalPrediction, Trainer, TrainingArguments
 
 from alad_hf.evaluation import entity_metrics, entity_scores, predictions_to_tags, tagging_metrics
 
@@ -28,6 +28,30 @@ def test_unlabelled_positions_are_left_out(output, names):
 
 def test_any_negative_label_is_left_out():
     assert predictions_to_tags(IDS, np.where(LABELS < 0, -1, LABELS), NAMES) == TAGS
+
+
+@pytest.mark.parametrize("with_states", [False, True])
+def test_metrics_do_not_depend_on_whether_the_trainer_joins_batches(with_states, tmp_path):
+    class Echo(torch.nn.Module):
+        """Answers with the batch's own predictions."""
+
+        def forward(self, predicted, labels):
+            logits = torch.nn.functional.one_hot(predicted.clamp(min=0), len(NAMES)).float()
+            return (torch.zeros(()), logits, logits) if with_states else (torch.zeros(()), logits)
+
+    def evaluate(**arguments):
+        # Rows of two lengths, which do not become one array.
+        rows = [
+            {"predicted": IDS[0].tolist(), "labels": LABELS[0].tolist()},
+            {"predicted": [1, 1], "labels": [-100, 0]},
+        ]
+        args = TrainingArguments(tmp_path, per_device_eval_batch_size=1, report_to="none", use_cpu=True, **arguments)
+        trainer = Trainer(Echo(), args, eval_dataset=rows, compute_metrics=entity_metrics(NAMES))
+        scores = trainer.evaluate()
+        return {name: scores[f"eval_{name}"] for name in ("precision", "recall", "f1", "accuracy", "f1_PER")}
+
+    assert evaluate(eval_do_concat_batches=False) == evaluate()
+    assert evaluate()["accuracy"] == 0.5
 
 
 def test_entity_metrics_are_flat_floats_equal_to_the_metric():
