@@ -150,8 +150,8 @@ def write_model_card(
         "remote_snippet": remote_snippet,
         **method(config),
         "dataset": plain(dataset),
-        "about_data": plain(about_data),
-        "conditions": plain(conditions),
+        "about_data": plain(without_paths(about_data)),
+        "conditions": plain(without_paths(conditions)),
         "longest_input": usable_positions(config.text_config),
         "is_pipeline": task != "question-answering",  # for which transformers 5 has none
         "hyper_parameters": hyper_parameters(training or {}),

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,13 @@ from typing import Any
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard
 from transformers.dynamic_module_utils import get_relative_import_files
 
+from .markdown_tables import plain
 from .model_card import SIGNATURE
+from .public_names import public_name
 
 logger = logging.getLogger(__name__)
 
+CONFIG_FILE = "config.json"
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", "model.safetensors.index.json"
 CARD_FILE = "README.md"
 _OF_A_TOKENIZER = (
@@ -30,7 +33,7 @@ _OF_A_TOKENIZER = (
     "chat_template.jinja",
 )
 # Names and not suffixes: a folder of a training run holds more than what the world is to see.
-_PUBLISHED = ("config.json", CARD_FILE, *_OF_A_TOKENIZER, "LICENSE*", "NOTICE*", "*.png", "*.svg")
+_PUBLISHED = (CONFIG_FILE, CARD_FILE, *_OF_A_TOKENIZER, "LICENSE*", "NOTICE*", "*.png", "*.svg")
 _READ_WHERE_PRESENT = (
     "model.safetensors",
     "model-*.safetensors",
@@ -40,8 +43,9 @@ _READ_WHERE_PRESENT = (
     *_OF_A_TOKENIZER,
 )
 """What `from_pretrained` of a model (peft's adapters among them) or a tokenizer reads of a repository that has it."""
+_NAMES_IN_CONFIG = ("student_name_or_path", "teacher_name_or_path")
 _QUOTED = r'"(?:[^"\\\n]|\\.)*"'
-_NAME_IN_SNIPPET = re.compile(rf"(\bmodel=|\bfrom_pretrained\(){_QUOTED}")
+_NAME_IN_SNIPPET = re.compile(rf"(\bmodel=|\bfrom_pretrained\()({_QUOTED})")
 
 
 def push_checkpoint(
@@ -63,7 +67,7 @@ def push_checkpoint(
 
     Weights are published as safetensors only. Whatever else the folder holds, such as the Trainer's checkpoints, is
     not uploaded, and one message names it. A card written by `write_model_card` is uploaded with `repo_id` as the
-    model's name; the folder itself is not changed.
+    model's name, and a configuration without the paths of its student and teacher; the folder itself is not changed.
 
     Args:
         folder: Folder with the model, its tokenizer and its card.
@@ -106,7 +110,10 @@ def push_checkpoint(
     outdated = [
         name for name in present if any(fnmatch(name, form) for form in _READ_WHERE_PRESENT) and name not in names
     ]
-    contents = {name: folder / name for name in names} | {CARD_FILE: _card_named(folder / CARD_FILE, repo_id)}
+    contents = {name: folder / name for name in names} | {
+        CARD_FILE: _card_named(folder / CARD_FILE, repo_id),
+        CONFIG_FILE: _config_without_paths(folder / CONFIG_FILE),
+    }
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         CommitOperationAdd(name, content) for name, content in contents.items()
     ]
@@ -132,7 +139,7 @@ def files_of_model(folder: Path, runtime_files: Sequence[str] = ()) -> list[str]
     files = sorted(path.name for path in folder.iterdir() if path.is_file())
     names = [name for name in files if any(fnmatch(name, form) for form in _PUBLISHED)]
     for part, is_there, remedy in (
-        ("config.json", "config.json" in names, "model.save_pretrained(folder)"),
+        (CONFIG_FILE, CONFIG_FILE in names, "model.save_pretrained(folder)"),
         ("a tokenizer", any(name.startswith("tokenizer") for name in names), "tokenizer.save_pretrained(folder)"),
     ):
         if not is_there:
@@ -172,7 +179,7 @@ def _code(folder: Path, classes: Sequence[str] | None = None) -> list[str]:
     """The code that model and tokenizer name for all or some Auto classes, with what it imports from its folder."""
     references = [
         reference
-        for file in ("config.json", "tokenizer_config.json")
+        for file in (CONFIG_FILE, "tokenizer_config.json")
         for name, named in _auto_map(folder / file).items()
         if classes is None or name in classes
         for reference in (named if isinstance(named, list) else [named])  # a slow and a fast tokenizer, or null
@@ -200,7 +207,7 @@ def _auto_map(file: Path) -> dict[str, Any]:
 
 
 def _card_named(path: Path, repo_id: str) -> bytes:
-    """The card; where it is one of ours, it calls the model by its name on the Hub."""
+    """The card; where it is one of ours, its title and snippets call the model by its name on the Hub."""
     text = path.read_text(encoding="utf-8")
     if SIGNATURE not in text:
         return text.encode()
@@ -208,16 +215,35 @@ def _card_named(path: Path, repo_id: str) -> bytes:
     data: Any = card.data
     if data.eval_results:
         data.model_name = repo_id
-    body = re.sub(r"^# .*$", lambda _: f"# {repo_id}", card.text, count=1, flags=re.MULTILINE)
-    card.text = "".join(_rename_in_snippets(body, repo_id))
+    # Every second part lies inside a fence.
+    parts = re.split(r"(?m)^(?=```)", card.text)
+    titles = {line for part in parts[::2] for line in part.splitlines() if line.startswith("# ")}
+    loaded = [match[2] for part in parts[1::2] for match in _NAME_IN_SNIPPET.finditer(part)]
+    name = next((name for name in map(json.loads, loaded) if f"# {plain(name)}" in titles), None)
+    if name is not None:  # else its owner has given it another title
+
+        def renamed(match: re.Match) -> str:
+            return f"{match[1]}{json.dumps(repo_id)}" if json.loads(match[2]) == name else match[0]
+
+        title = re.compile(rf"^# {re.escape(plain(name))}$", re.MULTILINE)
+        for number, part in enumerate(parts):
+            if number % 2 == 0:
+                parts[number] = title.sub(lambda _: f"# {repo_id}", part)
+            elif part.startswith("```python"):
+                parts[number] = _NAME_IN_SNIPPET.sub(renamed, part)
+        card.text = "".join(parts)
     return str(card).encode()
 
 
-def _rename_in_snippets(body: str, repo_id: str) -> Iterator[str]:
-    # Every second part lies inside a fence.
-    for number, part in enumerate(re.split(r"(?m)^(?=```)", body)):
-        is_code = number % 2 == 1
-        yield _NAME_IN_SNIPPET.sub(lambda match: f'{match[1]}"{repo_id}"', part) if is_code else part
+def _config_without_paths(path: Path) -> bytes:
+    """The configuration; of a student and a teacher on this machine it has the last part of their paths."""
+    text = path.read_text(encoding="utf-8")
+    config = json.loads(text)
+    names = {key: name for key in _NAMES_IN_CONFIG if isinstance(name := config.get(key), str)}
+    public = {key: public_name(name) for key, name in names.items()}
+    if public == names:
+        return text.encode()
+    return (json.dumps(config | public, indent=2, sort_keys=True) + "\n").encode()
 
 
 __all__ = ["files_of_model", "push_checkpoint"]

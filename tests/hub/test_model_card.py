@@ -231,6 +231,8 @@ def test_commands_and_figure(tmp_path):
     commands = ["alad-hf compress encoder --method int8 --output small", "echo ```"]
     said = {"conditions": "Latency: on a <slow> machine.", "about_data": "From there, CC BY 4.0."}
     text = card_text(build(), tmp_path, commands=commands, figure="scores.png", **said, **FULL)
+    told = {"conditions": "Data in /home/ada/private/text.txt.", "about_data": "Kept in /home/ada/private/corpus."}
+    assert "/home" not in card_text(build(), tmp_path, **told, **FULL)
     assert "Latency: on a \\<slow\\> machine." in text and "Labels: org/corpus. From there, CC BY 4.0." in text
     assert "````bash\n" + "\n".join(commands) + "\n````" in text
     assert text.index("![Score against latency") > text.index("Side by side") and "](scores.png)" in text

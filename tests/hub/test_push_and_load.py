@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -449,6 +450,30 @@ def test_a_card_of_somebody_else_is_left_as_it_is(tmp_path):
     card = '# mine\n```python\npipeline(model="mine")\n```\n'
     (tmp_path / "README.md").write_text(card)
     assert _card_named(tmp_path / "README.md", "ada/tagger").decode() == card
+
+
+def test_what_the_owner_wrote_into_a_card_stays(checkpoint, tmp_path):
+    card = (checkpoint / "README.md").read_text()
+    name = re.search("^# (.*)$", card, re.MULTILINE)[1]
+    teacher = '```python\nteacher = AutoModel.from_pretrained("org/teacher")\n```\n'
+    command = f'```bash\npython finetune.py model="bert-base-cased" out={name} model="{name}"\n```\n'
+    edited = card.replace(f"# {name}\n", f"# NOT FOR MEDICAL USE\n\n{teacher}\n# {name}\n") + command
+    (tmp_path / "README.md").write_text(edited)
+    pushed = _card_named(tmp_path / "README.md", "ada/tagger").decode()
+    for line in ("# NOT FOR MEDICAL USE\n", teacher, "# ada/tagger\n", command):
+        assert line in pushed
+    assert pushed.count('model="ada/tagger"') == 2 and f"# {name}\n" not in pushed
+    (tmp_path / "README.md").write_text(card.replace(f"# {name}\n", "# The best tagger\n"))
+    assert "# The best tagger\n" in _card_named(tmp_path / "README.md", "ada/tagger").decode()
+
+
+def test_paths_of_the_machine_are_not_published(hub, client, checkpoint):
+    config = json.loads((checkpoint / "config.json").read_text())
+    config |= {"teacher_name_or_path": "/home/ada/private/teacher", "student_name_or_path": "org/student"}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    push(client, checkpoint, "ada/no-paths")
+    published = json.loads(hub.model("ada/no-paths").at("main").files["config.json"].content)
+    assert published == config | {"teacher_name_or_path": "teacher"}
 
 
 def test_what_is_not_uploaded_is_named(checkpoint, monkeypatch, caplog):
