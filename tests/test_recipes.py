@@ -465,4 +465,7 @@ def test_a_run_goes_on_with_its_own_arguments_alone(tmp_path: Path) -> None:
     relabelled = DatasetDict(data, train=data["train"].map(lambda row: {"tags": [0] * len(row["tags"])}))
     with pytest.raises(ValueError, match="other text or labels"):
         train_tagger(folder, relabelled, tmp_path / "out", **begun, resume=True)
+    elsewhere = DatasetDict(data, validation=data["validation"].select([0]))
+    with pytest.raises(ValueError, match="other validation data"):
+        train_tagger(folder, elsewhere, tmp_path / "out", **begun, resume=True)
     assert train_tagger(folder, data, tmp_path / "out", **begun, resume=True).scores

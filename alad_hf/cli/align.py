@@ -10,7 +10,17 @@ import typer
 from ..models.configuration_alad import AlAdConfig
 from .application import Report, console, verb
 from .models import kind_of
-from .options import BatchSize, FieldsOf, Output, Resume, Seed, TextFiles, check_no_model, read_lines
+from .options import (
+    CHECKPOINTS,
+    BatchSize,
+    FieldsOf,
+    Output,
+    Resume,
+    Seed,
+    TextFiles,
+    check_new_or_resumed,
+    read_lines,
+)
 from .progress import training_bars
 from .tables import facts_table
 from .train import ADAPTER_FIELDS, LOSS_FIELDS
@@ -44,9 +54,11 @@ def align(
 
     from .. import AlAdForQuestionAnswering, AlAdForTokenClassification, AlAdModel
     from ..alignment.closed_form import fit_adapter
+    from ..alignment.weights_digest import weights_digest
     from ..hub.pretrained_weights import resolve_pretrained
     from ..long_documents import state_length
     from ..models.alad_construction import load_tokenizer
+    from ..recipes.same_run import check_same_run, files_digest
     from ..training.stages import align as run
     from ..training.stages import published_arguments
 
@@ -57,8 +69,7 @@ def align(
     if useless:
         flags = ", ".join("--" + name.replace("_", "-") for name in useless)
         raise ValueError(f"With --method {method} there is nothing that {flags} could do: leave it out.")
-    if not resume:
-        check_no_model(output)
+    begun = check_new_or_resumed(output, resume)
     texts = read_lines(text) or []
     student, teacher = resolve_pretrained(student), resolve_pretrained(teacher)
     set_seed(seed)
@@ -75,10 +86,22 @@ def align(
         given: dict[str, Any] = {} if regularisation is None else {"regularisation": regularisation}
         facts: dict[str, Any] = asdict(fit_adapter(model, texts, tokenizer=tokenizer, batch_size=batch_size, **given))
     else:
+        call = {
+            "rows": files_digest(text or []),
+            "student": weights_digest(model.base_model.encoder),
+            "teacher": weights_digest(model.teacher),
+            "train_student": train_student,
+            "epochs": epochs,
+            "learning_rate": learning_rate,
+            "batch_size": batch_size,
+            "seed": seed,
+            **adapter,
+        }
+        check_same_run(output / CHECKPOINTS, call, resume, begun=begun)
         overrides = {"num_train_epochs": epochs, "learning_rate": learning_rate}
         arguments = published_arguments(
             "general_alignment",
-            output / "checkpoints",
+            output / CHECKPOINTS,
             per_device_train_batch_size=batch_size,
             seed=seed,
             logging_steps=10,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from .application import Report, console, verb
-from .options import Output, Resume, Seed
+from .options import CHECKPOINTS, Output, Resume, Seed, check_new_or_resumed
 from .progress import training_bars
 from .tables import facts_table
 
@@ -32,16 +32,34 @@ def distill(
     """Teach a student a larger encoder's attention, hidden states and predictions on text without labels."""
     from transformers import AutoModelForMaskedLM, AutoTokenizer, set_seed
 
+    from ..alignment.weights_digest import weights_digest
     from ..hub.pretrained_weights import resolve_pretrained
-    from ..training.encoder_distillation import distill_encoder, published_distillation_arguments
+    from ..recipes.same_run import check_same_run, files_digest
+    from ..training.encoder_distillation import (
+        distill_encoder,
+        load_predicting_teacher,
+        published_distillation_arguments,
+    )
 
+    begun = check_new_or_resumed(output, resume)
     source = resolve_pretrained(student)
     set_seed(seed)
     model = AutoModelForMaskedLM.from_pretrained(source, trust_remote_code=False)
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    teaching = load_predicting_teacher(resolve_pretrained(teacher))
+    call = {  # not the steps: a longer training may follow
+        "rows": files_digest(text),
+        "student": weights_digest(model),
+        "teacher": weights_digest(teaching),
+        "batch_size": batch_size,
+        "max_tokens": max_tokens,
+        "learning_rate": learning_rate,
+        "seed": seed,
+    }
+    check_same_run(output / CHECKPOINTS, call, resume, begun=begun)
     overrides = {} if learning_rate is None else {"learning_rate": learning_rate}
     args = published_distillation_arguments(
-        output / "checkpoints",
+        output / CHECKPOINTS,
         max_steps=steps,
         per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=1,
@@ -52,7 +70,7 @@ def distill(
         trainer = distill_encoder(
             model,
             text,
-            teacher=resolve_pretrained(teacher),
+            teacher=teaching,
             tokenizer=tokenizer,
             args=args,
             max_tokens=max_tokens,

@@ -39,6 +39,8 @@ BackendChoice = Annotated[
 Threads = Annotated[
     int | None, typer.Option(help="Threads of the CPU; as many as the backend takes if omitted.", min=1)
 ]
+CHECKPOINTS = "checkpoints"
+"""Where in the folder of a model its training keeps them."""
 Output = Annotated[Path, typer.Option(help="Folder for the model.", file_okay=False)]
 Teacher = Annotated[str | None, typer.Option(help="Folder or Hub id of a model fine-tuned for the task.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from an interrupted run's checkpoints.")]
@@ -76,6 +78,23 @@ def check_no_model(output: Path) -> None:
     """Raise FileExistsError if a folder holds a model, whose card and other files would outlive it."""
     if (output / "config.json").exists():
         raise FileExistsError(f"{output} holds a model already: name another folder, or remove that one first.")
+
+
+def check_new_or_resumed(output: Path, resume: bool) -> bool:
+    """Whether a training that saves its model in a folder has begun there.
+
+    Raises:
+        FileExistsError: It has not, and there is another model.
+        ValueError: It has, and is not to go on.
+    """
+    from ..training.stages import checkpoint_to_resume, last_complete_checkpoint
+
+    if last_complete_checkpoint(output / CHECKPOINTS) is None:
+        check_no_model(output)
+        return False
+    if not resume:
+        checkpoint_to_resume(output / CHECKPOINTS, resume)
+    return True
 
 
 def read_lines(paths: list[Path] | None) -> list[str] | None:

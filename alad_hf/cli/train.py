@@ -9,7 +9,7 @@ import typer
 from ..models.configuration_alad import AlAdConfig
 from ..recipes.budget import Budget
 from .application import Report, console, verb
-from .options import Data, FieldsOf, Output, Resume, Teacher, TextFiles, read_lines
+from .options import Data, FieldsOf, Output, Resume, Teacher, TextFiles, check_new_or_resumed, read_lines
 from .progress import training_bars
 from .tables import in_percent, score_table
 
@@ -54,6 +54,7 @@ def train(
         raise ValueError(
             "--text is for tagging. For --task qa, call train_question_answerer(..., pairs=...) in Python."
         )
+    check_new_or_resumed(output, resume)
     arguments: dict[str, Any] = {
         "teacher": resolve_pretrained(teacher) if teacher else None,
         "keep_layers": layer_indices(keep_layers),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,26 +20,27 @@ from ..models.modeling_alad import AlAdPreTrainedModel
 from .budget import Budget
 
 _LEARNED = ("input_ids", "labels", "start_positions", "end_positions")
-_DIGESTS = {"rows": "other text or labels", "student": "another student", "teacher": "another teacher"}
+_DIGESTS = {
+    "rows": "other text or labels",
+    "validation": "other validation data",
+    "student": "another student",
+    "teacher": "another teacher",
+}
 
 
 def describe_run(
     model: PreTrainedModel,
     rows: Dataset,
     *,
+    validation: Dataset | None,
     teacher: PreTrainedModel | None,
     steps: int,
     distilled: bool,
     budget: Budget,
 ) -> dict[str, Any]:
     """What makes a training the one that it is."""
-    learned = [name for name in _LEARNED if name in rows.column_names]
-    digest = hashlib.sha256()
-    for table in rows.select_columns(learned).with_format("arrow").iter(batch_size=10_000):
-        for column in table.columns:
-            values = pc.list_flatten(column) if pa.types.is_nested(column.type) else column
-            digest.update(values.to_numpy().tobytes())
-    run = {"steps": steps, "distilled": distilled, "rows": digest.hexdigest(), **asdict(budget)}
+    run = {"steps": steps, "distilled": distilled, "rows": _rows_digest(rows), **asdict(budget)}
+    run["validation"] = _rows_digest(validation) if validation is not None else None
     # Without the head and the adapter, which may be fitted, and need not come out alike to the last bit.
     encoder = model.base_model.encoder if isinstance(model, AlAdPreTrainedModel) else model.base_model
     run["student"] = weights_digest(encoder)
@@ -50,12 +52,31 @@ def describe_run(
     return run
 
 
+def _rows_digest(rows: Dataset) -> str:
+    """SHA-256 of what is learned from encoded rows."""
+    learned = [name for name in _LEARNED if name in rows.column_names]
+    digest = hashlib.sha256()
+    for table in rows.select_columns(learned).with_format("arrow").iter(batch_size=10_000):
+        for column in table.columns:
+            values = pc.list_flatten(column) if pa.types.is_nested(column.type) else column
+            digest.update(values.to_numpy().tobytes())
+    return digest.hexdigest()
+
+
+def files_digest(files: Iterable[Path]) -> str:
+    """SHA-256 of what is in files, one behind the other."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
 def check_same_run(folder: Path, run: dict[str, Any], resume: bool, *, begun: bool) -> None:
     """Note what is begun; raise ValueError if what is to go on is something else, and then name the differences.
 
     Args:
         folder: Of the checkpoints or stages.
-        run: What makes it the one that it is; values under "rows", "student" and "teacher" are digests.
+        run: What makes it the one that it is; values under "rows", "validation", "student" and "teacher" are digests.
         resume: Whether to go on.
         begun: Whether there is something to go on with.
     """

@@ -351,7 +351,9 @@ def fit(
         save_steps=interval,
         **(evaluating if validation is not None else {}),
     )
-    run = describe_run(model, rows, teacher=teacher, steps=steps, distilled=distilled, budget=budget)
+    run = describe_run(
+        model, rows, validation=validation, teacher=teacher, steps=steps, distilled=distilled, budget=budget
+    )
     check_same_run(checkpoints, run, resume, begun=last_complete_checkpoint(checkpoints) is not None)
     if distilled:
         model.get_input_embeddings().requires_grad_(False)  # as in joint training; it helps here too
