@@ -74,12 +74,16 @@ def tag_stream(
 
     Raises:
         FileExistsError: `target` exists and `resume` is False.
-        ValueError: The input is malformed, a word cannot be written as a column, `target` is of another input, or
-            what `predict_words` raises.
+        ValueError: The input is malformed, a word cannot be written as a column, `target` is the input itself or is of
+            another one, or what `predict_words` raises.
     """
     if output_format not in _WRITERS:
         raise ValueError(f"output_format must be one of {list(_WRITERS)}, got {output_format!r}.")
+    _refuse_the_input(source, target)
     are_spans = marks_spans(label_names(model))
+
+    def key_of(record: Record) -> str:
+        return "tags" if record.offsets is None else "entities"
 
     def predict(records: Iterator[Record]) -> Iterator[str]:
         waiting: deque[Record] = deque()
@@ -102,8 +106,8 @@ def tag_stream(
 
     records = read_records(source, input_format)
     if output_format == "jsonl":
-        records = _noting_replaced(records, lambda record: "tags" if record.offsets is None else "entities")
-    return _write(records, predict, target, output_format, resume)
+        records = _noting_replaced(records, key_of)
+    return _write(records, predict, target, output_format, resume, key_of)
 
 
 def answer_stream(
@@ -144,6 +148,10 @@ def answer_stream(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be 1 or more.")
+    _refuse_the_input(source, target)
+
+    def key_of(record: Record) -> str:
+        return "answer"
 
     def answer(question: Any, context: Any) -> Any:  # noqa: ANN401 - an answer for strings, a list for lists
         return answerer(
@@ -179,8 +187,16 @@ def answer_stream(
                 progress.update()
 
     with tqdm(desc="Answering", unit=" questions", disable=not show_progress) as progress:
-        records = _noting_replaced(read_questions(source), lambda record: "answer")
-        return _write(records, predict, target, "jsonl", resume)
+        records = _noting_replaced(read_questions(source), key_of)
+        return _write(records, predict, target, "jsonl", resume, key_of)
+
+
+def _refuse_the_input(source: BinaryIO, target: TextIO | str | os.PathLike) -> None:
+    name = getattr(source, "name", None)
+    if not isinstance(name, str) or not isinstance(target, (str, os.PathLike)):
+        return
+    if os.path.exists(name) and os.path.exists(target) and os.path.samefile(name, target):
+        raise ValueError(f"{target} is the input itself: name another file for the predictions.")
 
 
 def _noting_replaced(records: Iterable[Record], key_of: Callable[[Record], str]) -> Iterator[Record]:
@@ -206,6 +222,7 @@ def _write(
     target: TextIO | str | os.PathLike,
     output_format: OutputFormat,
     resume: bool,
+    key_of: Callable[[Record], str],
 ) -> int:
     if not isinstance(target, (str, os.PathLike)):
         if resume:
@@ -217,7 +234,7 @@ def _write(
             raise FileExistsError(
                 f"{path} exists. Pass resume=True (--resume) to go on with it, or name another file."
             )
-        records = _behind(path, records, output_format)
+        records = _behind(path, records, output_format, key_of)
     # The first prediction before the file: a call that is refused leaves none behind, which the next would trip over.
     pieces = predict(records)
     first = list(islice(pieces, 1))
@@ -248,7 +265,9 @@ class _Written(NamedTuple):
     """Lines of a half-written one behind it, the last of which may have no end."""
 
 
-def _behind(path: Path, records: Iterator[Record], output_format: OutputFormat) -> Iterator[Record]:
+def _behind(
+    path: Path, records: Iterator[Record], output_format: OutputFormat, key_of: Callable[[Record], str]
+) -> Iterator[Record]:
     """The inputs that a file has no prediction of yet; a half-written one is cut off its end.
 
     Raises:
@@ -257,7 +276,7 @@ def _behind(path: Path, records: Iterator[Record], output_format: OutputFormat) 
     written = _read_written(path, output_format)
     last = next(islice(records, written.number - 1, written.number), None) if written.number else None
     following = next(records, None)
-    if not (_is_of(last, written.last, output_format) and _begins(following, written.rest, output_format)):
+    if not (_is_of(last, written.last, output_format, key_of) and _begins(following, written.rest, output_format)):
         raise ValueError(
             f"{path} holds {written.number} predictions and {len(written.rest)} lines behind them, but not of these "
             f"inputs as {output_format}. Go on with the same input and formats, or name another file."
@@ -282,7 +301,9 @@ def _read_written(path: Path, output_format: OutputFormat) -> _Written:
     return _Written(count, end, last, current)
 
 
-def _is_of(record: Record | None, lines: list[bytes], output_format: OutputFormat) -> bool:
+def _is_of(
+    record: Record | None, lines: list[bytes], output_format: OutputFormat, key_of: Callable[[Record], str]
+) -> bool:
     """Whether lines are a prediction of an input, or both are missing."""
     if record is None or not lines:
         return record is None and not lines
@@ -293,7 +314,9 @@ def _is_of(record: Record | None, lines: list[bytes], output_format: OutputForma
         found = json.loads(lines[-1])
     except ValueError:
         return False
-    return isinstance(found, dict) and _without_predictions(found) == _without_predictions(record.source)
+    # Without the key it is no prediction but the input.
+    is_prediction = isinstance(found, dict) and key_of(record) in found
+    return is_prediction and _without_predictions(found) == _without_predictions(record.source)
 
 
 def _begins(record: Record | None, lines: list[bytes], output_format: OutputFormat) -> bool:

@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from .data.question_answering import question_answering_features
+from .data.sources import check_one_split
 from .data.token_labels import check_positions, stated_length
 from .evaluation.answer_extraction import answer_candidates, best_answers
 from .evaluation.squad_score import squad_scores
@@ -193,10 +194,11 @@ def evaluate_question_answerer(
         kinds; see `squad_scores`.
 
     Raises:
-        TypeError: The model has no question-answering head.
+        TypeError: The model has no question-answering head, or `dataset` holds several splits.
         ValueError: The data set has no rows, a question leaves no room for its context, or the model's output is not
             a number.
     """
+    check_one_split(dataset)
     if not len(dataset):
         raise ValueError("The data set has no rows to score the model on.")
     examples = dataset.with_format(None)[:]

@@ -10,6 +10,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .data.sources import check_one_split
 from .data.tag_schemes import split_tag
 from .data.tagged_datasets import dataset_to_sentences, declared_tag_names
 from .data.word_boundaries import split_words
@@ -172,9 +173,11 @@ def evaluate_tagger(
         0 to 1.
 
     Raises:
+        TypeError: `dataset` holds several splits.
         ValueError: If the model shares no tag but "O" with the data, tags that mark spans are not IOB2, the columns
             are missing or malformed, or as by `tag_words`.
     """
+    check_one_split(dataset)
     sentences = dataset_to_sentences(dataset, "The data set", token_column, tag_column)
     references = [sentence.tags for sentence in sentences]
     counts = Counter(tag for tags in references for tag in tags)
@@ -257,16 +260,16 @@ def group_words(
         The items that `tag_text` gives for one text.
     """
     groups: list[tuple[str, list[int]]] = []
-    previous_prefix, previous_type = "O", ""
+    previous_prefix, previous_label = "O", ""
     for index, word in enumerate(words):
-        prefix, entity_type = split_tag(word.tag)
+        prefix, label = split_tag(word.tag) if are_spans or word.tag == "O" else ("", word.tag)
         # The prefixes of BIOES and BILOU too: E, L, S and U close an entity.
-        starts = prefix in set("BSU") or previous_prefix in set("ELSU") or entity_type != previous_type
+        starts = prefix in set("BSU") or previous_prefix in set("ELSU") or label != previous_label
         if prefix != "O":
             if starts or not are_spans:
-                groups.append((entity_type, []))
+                groups.append((label, []))
             groups[-1][1].append(index)
-        previous_prefix, previous_type = prefix, entity_type
+        previous_prefix, previous_label = prefix, label
     items = []
     for label, indices in groups:
         start, end = offsets[indices[0]][0], offsets[indices[-1]][1]

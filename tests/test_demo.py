@@ -169,6 +169,9 @@ def test_models_are_loaded_and_read_whole_texts(folder: Path) -> None:
     assert [model.name for model in models] == ["one/alad", "two/alad"]
     assert [model.is_teacher for model in models] == [False, True]
     assert models[0].labels == ["PER", "LOC"]
+    classes = ["S----3MS2-", "VIIA-3MS--", "B-x", "I-x", "NOUN"]
+    models[0].model.config.id2label = dict(enumerate(classes))
+    assert models[0].labels == classes
     assert models[0].stored_megabytes == stored_bytes(models[0].model) / 1e6
     text = "Smith visited New York. " * 100  # many times the 64 tokens that the model takes
     reading = read_and_time(models[0], text)

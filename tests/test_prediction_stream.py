@@ -244,6 +244,18 @@ def test_an_output_of_something_else_is_left_alone(tmp_path: Path) -> None:
         tag_stream(model, tokenizer, io.BytesIO(b"a\n"), io.StringIO(), resume=True)
 
 
+def test_the_input_is_not_taken_for_its_predictions(tmp_path: Path) -> None:
+    content = b'{"text": "a"}\n{"tokens": ["b"]}\n'
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(content)
+    for resume in (False, True):
+        with path.open("rb") as source, pytest.raises(ValueError, match="in.jsonl is the input itself"):
+            tag_stream(Letters(), tiny_tokenizer(), source, path, input_format="jsonl", resume=resume)
+    with pytest.raises(ValueError, match="holds 2 predictions .* but not of these inputs"):
+        tag_stream(Letters(), tiny_tokenizer(), io.BytesIO(content), path, input_format="jsonl", resume=True)
+    assert path.read_bytes() == content
+
+
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from tiny import VOCABULARY, tiny_config, tiny_tokenizer
 from transformers import AutoModel, BertForQuestionAnswering
 from transformers.modeling_outputs import QuestionAnsweringModelOutput
@@ -259,6 +259,8 @@ def test_the_score_of_a_data_set_is_that_of_its_answers(random_model):
     assert expected["total"] == 4 and expected["f1"] > 0
     with pytest.raises(ValueError, match="no rows to score"):
         evaluate_question_answerer(random_model, tiny_tokenizer(), data.select([]))
+    with pytest.raises(TypeError, match=r"rows of one split, got the splits \['test'\]: pass one"):
+        evaluate_question_answerer(random_model, tiny_tokenizer(), DatasetDict(test=data))
 
 
 def test_no_answer_takes_part_where_the_data_have_questions_without_one():

@@ -124,6 +124,18 @@ def test_a_tagger_under_a_teacher_with_another_tokenizer(tmp_path: Path, monkeyp
     assert len(losses) > 1 and all(0 < loss < float("inf") for loss in losses)
 
 
+def test_data_may_be_named_as_for_their_loader(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    for split in ("train", "dev", "test"):
+        lines = [f"{w}\t{t}\n" for words, tags in SENTENCES for w, t in zip(words.split(), tags.split(), strict=True)]
+        (tmp_path / "corpus" / f"{split}.conll").write_text("".join(lines))
+    folder, budget = student(tmp_path / "student"), Budget(epochs=1)
+    trained = train_tagger(folder, tmp_path / "corpus", tmp_path / "out", budget=budget)
+    assert trained.split == "test" and {*trained.model.config.id2label.values()} == {*TAGS} - {"I-PER"}
+    with pytest.raises(TypeError, match=r"got a Dataset. Rows are passed as datasets.DatasetDict\(train="):
+        train_tagger(folder, dataset(), tmp_path / "other", budget=budget)
+
+
 def test_sentences_are_held_out_where_there_is_no_validation_split(tmp_path: Path) -> None:
     # Each sentence is there twice, and goes into one part only.
     trained = train_tagger(

@@ -7,7 +7,7 @@ from itertools import islice, repeat
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 from seqeval.metrics.sequence_labeling import get_entities
 from tiny import TAGS, VOCABULARY, WORDS, tiny_config, tiny_teacher, tiny_tokenizer
 from transformers import AutoModel, AutoModelForTokenClassification, BertConfig, PreTrainedModel, pipeline
@@ -15,8 +15,8 @@ from transformers.modeling_outputs import TokenClassifierOutput
 
 from alad_hf import AlAdForTokenClassification, word_prediction
 from alad_hf.data import load_token_classification
-from alad_hf.tagging import evaluate_tagger, marks_spans, tag_text, tag_words
-from alad_hf.word_prediction import predict_words
+from alad_hf.tagging import evaluate_tagger, group_words, marks_spans, tag_text, tag_words
+from alad_hf.word_prediction import WordTag, predict_words
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 # Split into one to four tokens each by the tiny tokenizer.
@@ -441,6 +441,8 @@ def test_other_columns():
     with pytest.raises(ValueError, match="tag_column="):
         evaluate_tagger(model, tiny_tokenizer(), data)
     assert evaluate_tagger(model, tiny_tokenizer(), data, tag_column="other")["f1"] == 1.0
+    with pytest.raises(TypeError, match=r"rows of one split, got the splits \['test'\]: pass one"):
+        evaluate_tagger(model, tiny_tokenizer(), DatasetDict(test=data), tag_column="other")
 
 
 def test_real_sentences_get_one_tag_a_word(shared_data):
@@ -461,6 +463,13 @@ def test_real_sentences_get_one_tag_a_word(shared_data):
 )
 def test_spans_are_told_from_classes(tags, expected):
     assert marks_spans(tags) is expected
+
+
+@pytest.mark.parametrize("tag", ["S----3MS2-", "VIIA-3MS--", "I-x", "NOUN"])
+def test_classes_are_shown_whole_whatever_they_look_like(tag):
+    tags = ["S----3MS2-", "VIIA-3MS--", "B-x", "I-x", "NOUN"]  # no spans: they lack "O", and some have no prefix
+    (item,) = group_words("word", [(0, 4)], [WordTag(tag, 1.0)], marks_spans(tags))
+    assert item["label"] == tag
 
 
 def test_a_compiled_model_tags():

@@ -65,6 +65,7 @@ def align(
     closed = method == "closed-form"
     of_the_other = {"epochs": epochs, "learning_rate": learning_rate} if closed else {"regularisation": regularisation}
     useless = [name for name, value in of_the_other.items() if value is not None]
+    useless += [name for name in LOSS_FIELDS if closed and name in adapter]
     useless += [name for name, value in (("train_student", train_student), ("resume", resume)) if closed and value]
     if useless:
         flags = ", ".join("--" + name.replace("_", "-") for name in useless)

@@ -6,6 +6,7 @@ import inspect
 import io
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -77,7 +78,7 @@ def _with_common_options(
             for name, group in groups.items():
                 given = {field: values.pop(field) for field in group.names}
                 values[name] = {field: value for field, value in given.items() if value is not None}
-            report = function(**values)
+            report = function(**{name: _at_home(value) for name, value in values.items()})
             if report is None:
                 return
             if as_json:
@@ -97,6 +98,14 @@ def _with_common_options(
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def _at_home(value: Any) -> Any:  # noqa: ANN401 - of an option
+    """A path with the home folder in place of a `~`, which no shell sees behind `=` or in a file of options."""
+    if isinstance(value, list):
+        return [_at_home(item) for item in value]
+    is_path = isinstance(value, Path) or (isinstance(value, str) and value.startswith("~/"))
+    return type(value)(os.path.expanduser(value)) if is_path else value
 
 
 def _common_option(name: str, annotation: object, default: object) -> inspect.Parameter:

@@ -30,10 +30,11 @@ def distill(
     resume: Resume = False,
 ) -> Report:
     """Teach a student a larger encoder's attention, hidden states and predictions on text without labels."""
-    from transformers import AutoModelForMaskedLM, AutoTokenizer, set_seed
+    from transformers import AutoModelForMaskedLM, set_seed
 
     from ..alignment.weights_digest import weights_digest
     from ..hub.pretrained_weights import resolve_pretrained
+    from ..models.alad_construction import load_tokenizer
     from ..recipes.same_run import check_same_run, files_digest
     from ..training.encoder_distillation import (
         distill_encoder,
@@ -45,7 +46,7 @@ def distill(
     source = resolve_pretrained(student)
     set_seed(seed)
     model = AutoModelForMaskedLM.from_pretrained(source, trust_remote_code=False)
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    tokenizer = load_tokenizer(source, "tokenizer")
     teaching = load_predicting_teacher(resolve_pretrained(teacher))
     call = {  # not the steps: a longer training may follow
         "rows": files_digest(text),

@@ -36,7 +36,8 @@ def read_conll(
         path: A UTF-8 file.
         token_column: Index of the column with the token; negative indices count from the last column.
         tag_column: Index of the column with the tag.
-        separator: Text between columns, such as `"\t"`; any run of spaces and tabs if absent.
+        separator: Text between columns. If absent, any run of spaces and tabs; but tabs alone where these set apart
+            as many columns in every line, and spaces do not.
         tag_scheme: `auto` to detect it over the file, or one of `alad_hf.data.tag_schemes.TAG_SCHEMES`.
         document_marker: Lines that start with it are not read; they end a sentence.
         comment_prefix: Lines before the first token of a sentence that start with it are not read. Absent by
@@ -101,7 +102,7 @@ def parse_conll(
         path: A UTF-8 file.
         token_column: Index of the column with the token.
         tag_column: Index of the column with the tag.
-        separator: Text between columns; any run of spaces and tabs if absent.
+        separator: Text between columns.
         document_marker: Lines that start with it are not read; they end a sentence.
         comment_prefix: Lines before the first token of a sentence that start with it are not read.
 
@@ -118,6 +119,9 @@ def parse_conll(
     lines = list(read_lines(path))
     if token_column == 0:
         _refuse_conllu(path, [line for _, line in lines])
+    filled = [line for _, line in lines if line.strip(BLANK) and not line.startswith(document_marker)]
+    if separator is None and _only_tabs_separate(filled):
+        separator = "\t"
     for line_number, line in lines:
         if not line.strip(BLANK) or line.startswith(document_marker):
             current = None
@@ -129,7 +133,9 @@ def parse_conll(
             width, first_line = len(fields), line
         fault = _find_column_fault(fields, width, token_column, tag_column)
         if fault is not None:
-            hint = " Pass comment_prefix='#' if the file has comments." if "#" in (line[0], first_line[0]) else ""
+            hint = ""
+            if "#" in (line[0], first_line[0]):
+                hint = " If the file has comments, take them out, or pass comment_prefix='#' in Python."
             raise ValueError(f"{path}, line {line_number}: {fault}; the line is {line!r}.{hint}")
         if current is None:
             current = TaggedSentence([], [], f"{path}, sentence at line {line_number}")
@@ -188,6 +194,12 @@ def _refuse_conllu(path: str | Path, lines: list[str]) -> None:
         )
 
 
+def _only_tabs_separate(lines: list[str]) -> bool:
+    """Whether lines have as many tabs each, at least one, but not as many columns between blanks."""
+    tabs = {line.strip(BLANK).count("\t") for line in lines}
+    return len(tabs) == 1 and tabs != {0} and len({len(_split_columns(line, None)) for line in lines}) > 1
+
+
 def _split_columns(line: str, separator: str | None) -> list[str]:
     if separator is None:
         return _BLANKS.split(line.strip(BLANK))
@@ -197,7 +209,9 @@ def _split_columns(line: str, separator: str | None) -> list[str]:
 def _find_column_fault(fields: list[str], width: int, token_column: int, tag_column: int) -> str | None:
     found = f"found {len(fields)} column{'s' if len(fields) != 1 else ''}"
     if len(fields) != width:
-        return f"{found}, expected {width} as in the lines before (set separator= if tokens contain spaces)"
+        return (
+            f"{found}, expected {width} as in the lines before (where tokens contain spaces, set tabs between columns)"
+        )
     for name, column in (("token_column", token_column), ("tag_column", tag_column)):
         if not -width <= column < width:
             return f"{found}, expected enough for {name}={column}"

@@ -72,6 +72,12 @@ def _check_path(source: object) -> None:
         )
 
 
+def check_one_split(dataset: object) -> None:
+    """Raise TypeError for several splits by name, where the rows of one are wanted."""
+    if isinstance(dataset, Mapping):
+        raise TypeError(f"Expected the rows of one split, got the splits {list(dataset)}: pass one, as data['test'].")
+
+
 def load_from_hub(name: str, suffixes: Collection[str]) -> DatasetDict:
     """Load all splits of a dataset of the Hub, or of a folder with Parquet files.
 

@@ -17,7 +17,7 @@ from ..evaluation.efficiency import count_parameters, stored_bytes
 from ..export import OnnxModel
 from ..export.onnx_runtime import MODEL_FILE
 from ..question_answering import QuestionAnswerer
-from ..tagging import tag_text
+from ..tagging import marks_spans, tag_text
 from ..word_prediction import label_names
 from .comparison import Span
 
@@ -49,8 +49,10 @@ class ShownModel:
         """The kinds of span that it can find."""
         if self.kind == "answerer":
             return [ANSWER]
-        types = (split_tag(tag) for tag in label_names(self.model))
-        return list(dict.fromkeys(entity_type for prefix, entity_type in types if prefix != "O"))
+        tags = [tag for tag in label_names(self.model) if tag != "O"]
+        if marks_spans(label_names(self.model)):
+            tags = [split_tag(tag)[1] for tag in tags]
+        return list(dict.fromkeys(tags))
 
     def read(self, text: str, question: str = "") -> list[Span]:
         """Find the spans of a text of any length, or the answer to a question in it."""

@@ -10,6 +10,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
+from ..data.loading import Source, load_token_classification
 from ..data.token_labels import encode_tagged_words
 from ..evaluation.compute_metrics import entity_metrics, tagging_metrics
 from ..models.modeling_alad import AlAdForTokenClassification
@@ -28,7 +29,7 @@ class TrainedTagger(TrainedModel):
 
 def train_tagger(
     encoder: str | PreTrainedModel,
-    data: DatasetDict,
+    data: Source,
     output_dir: str | os.PathLike,
     *,
     teacher: str | PreTrainedModel | None = None,
@@ -57,8 +58,9 @@ def train_tagger(
 
     Args:
         encoder: Folder, Hub id or model of the encoder: the student, or without a teacher simply the model to train.
-        data: Splits `train`, `validation` and, for the scores, `test` with the columns `tokens` and `tags`; see
-            `load_token_classification`. Without `validation`, a tenth of the training sentences is held out.
+        data: Splits `train`, `validation` and, for the scores, `test` with the columns `tokens` and `tags`, or what
+            `load_token_classification` makes them of, such as a folder. Without `validation`, a tenth of the training
+            sentences is held out.
         output_dir: Where the model goes, with its tokenizer and, for an AlAd model, its card.
         teacher: Folder, Hub id or model of a tagger with the same tags.
         texts: Unlabelled text for the alignment; by default the training sentences with their entities exchanged, see
@@ -87,6 +89,8 @@ def train_tagger(
         {'f1': ..., 'precision': ...}
     """
     budget = budget or Budget()
+    if not isinstance(data, DatasetDict):
+        data = load_token_classification(data)
     parts = load_parts(
         encoder,
         tokenizer=tokenizer,

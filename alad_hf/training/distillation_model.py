@@ -318,7 +318,7 @@ def _check_attention(student: PreTrainedModel, teacher: PreTrainedModel, layer_m
             raise ValueError(
                 f"In training, a {type(student).__name__} gives attention probabilities after dropout "
                 f"({name}={getattr(config, name)}), which do not sum to 1. Load the student with "
-                f"from_pretrained(..., {name}=0)."
+                f"from_pretrained(..., {name}=0), or say so in its config.json."
             )
 
 

@@ -39,6 +39,8 @@ from .loss_logging import LossTermsCallback
 
 logger = logging.getLogger(__name__)
 
+_TEACHER_WEIGHTS = ("alignment_mse_weight", "alignment_cosine_weight", "distillation_weight")
+
 Stage = Literal["general_alignment", "continual_alignment", "head_only", "frozen", "joint"]
 
 # Learning rate, weight decay, epochs and schedule as in the authors' code; the rest is shared by all stages.
@@ -120,11 +122,13 @@ def align(
         The Trainer after training; `trainer.state.log_history` has every term of the loss.
 
     Raises:
-        ValueError: No teacher, one that does not fit, no tokenizer of it, `eval_texts` that are never read, or
-            `args.output_dir` holds another run's checkpoints and `resume` is False.
+        ValueError: No teacher, one that does not fit, no tokenizer of it, no loss with a weight, `eval_texts` that are
+            never read, or `args.output_dir` holds another run's checkpoints and `resume` is False.
     """
     found = find_teacher(model, teacher, teacher_tokenizer)
     model.check_teacher(found.model)
+    if not any(getattr(model.config, name) for name in _TEACHER_WEIGHTS):
+        raise ValueError(f"There is nothing to learn from the teacher: {', '.join(_TEACHER_WEIGHTS)} are all 0.")
     if eval_texts is not None and args.eval_strategy == "no":
         raise ValueError("eval_texts would never be read: args.eval_strategy is 'no'. Set it to 'epoch' or 'steps'.")
 

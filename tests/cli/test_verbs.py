@@ -118,9 +118,15 @@ def test_align_by_training_and_in_closed_form(folder: Path, tmp_path: Path, run)
     )
     message = run(*common, "--output", tmp_path / "no", "--method", "closed-form", "--epochs", 1, code=1).stderr
     assert "nothing that --epochs could do" in message
+    weights = ("--distillation-weight", 2, "--alignment-cosine-weight", 1)
+    message = run(*common, "--output", tmp_path / "no", "--method", "closed-form", *weights, code=1).stderr
+    assert "nothing that --alignment-cosine-weight, --distillation-weight could do" in message
     assert (
         "nothing that --regularisation could do" in run(*common, "--output", "x", "--regularisation", 1, code=1).stderr
     )
+    weights = ("--distillation-weight", 0, "--alignment-mse-weight", 0)
+    message = run(*common, "--output", tmp_path / "no", *weights, code=1).stderr
+    assert "nothing to learn from the teacher: alignment_mse_weight, alignment_cosine_weight, dist" in message
 
 
 def test_align_with_a_bare_encoder_gives_a_bare_model(folder: Path, tmp_path: Path, run) -> None:
@@ -501,6 +507,15 @@ def test_values_out_of_range_are_wrong_usage(folder: Path, tmp_path: Path, run) 
         assert "Invalid value for" in run(*arguments, code=2).stderr
 
 
+def test_a_tilde_is_the_home_folder_in_every_option(folder: Path, tmp_path: Path, run, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.chdir(tmp_path)
+    options = "teacher: ~/teacher\ntext: ~/text.txt\noutput: ~/of-a-tilde\nmethod: closed-form\n"
+    (tmp_path / "options.yaml").write_text(options)
+    run("align", "~/student", "--config", "options.yaml")
+    assert (folder / "of-a-tilde" / "config.json").exists() and not (tmp_path / "~").exists()
+
+
 def test_quiet_shows_no_progress(folder: Path, tmp_path: Path, run, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("huggingface_hub.utils.tqdm", "huggingface_hub.constants"):
         monkeypatch.setattr(sys.modules[module], "HF_HUB_DISABLE_PROGRESS_BARS", None)
@@ -514,6 +529,11 @@ def test_quiet_shows_no_progress(folder: Path, tmp_path: Path, run, monkeypatch:
 def test_a_model_without_a_tokenizer_or_in_onnx_is_named(folder: Path, tmp_path: Path, run) -> None:
     AutoModelForTokenClassification.from_pretrained(folder / "teacher").save_pretrained(tmp_path)
     assert "holds no tokenizer" in run("evaluate", tmp_path, "--data", folder / "corpus", code=1).stderr
+    line = ("distill", tmp_path, "--teacher", folder / "student", "--text", folder / "text.txt", "--steps", 1)
+    assert "holds no tokenizer" in run(*line, "--output", tmp_path / "out", code=1).stderr
+    (tmp_path / "tokenizer.json").write_text("{")
+    message = run(*line, "--output", tmp_path / "out", code=1).stderr
+    assert "EOF" in message or "Expecting" in message, message  # why it could not be loaded
     (tmp_path / "model.safetensors").rename(tmp_path / "model.onnx")
     done = run("compress", tmp_path, "--method", "int8", "--output", tmp_path / "out", code=1)
     assert "is a model in ONNX, which torch cannot load: name the one that it was made of" in done.stderr

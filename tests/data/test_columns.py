@@ -70,6 +70,13 @@ def test_ids_of_conllu_are_not_taken_for_words(write, comment: str) -> None:
     assert sentences(read_conll(write(numbers))) == [[("a", "X"), ("1", "X")]]
 
 
+def test_tabs_alone_separate_where_spaces_would_not(write) -> None:
+    expected = [[("New York", "B-LOC"), ("is", "O")]]
+    assert sentences(read_conll(write("-DOCSTART-\n\nNew York\tB-LOC\nis\tO\n"))) == expected
+    mixed = [[("Ann", "B-PER"), ("ran", "O")]]  # both separate here, as they always did
+    assert sentences(read_conll(write("Ann NNP\tB-PER\nran VBD\tO\n"))) == mixed
+
+
 def test_separator_keeps_spaces_in_tokens(write) -> None:
     assert sentences(read_conll(write("New York\tB-LOC\nis\tO\n"), separator="\t")) == [
         [("New York", "B-LOC"), ("is", "O")]
@@ -103,7 +110,7 @@ def test_scheme_none_keeps_tags(write) -> None:
     [
         ("Ann O\nran\n", {}, r"corpus\.conll, line 2: found 1 column, expected 2 .*the line is 'ran'"),
         ("Ann\n", {}, r"line 1: found 1 column, expected a token and a tag in different columns"),
-        ("Ann O\n\nNew York B-LOC\n", {}, r"line 3: found 3 columns, expected 2 .*separator="),
+        ("Ann O\n\nNew York B-LOC\n", {}, r"line 3: found 3 columns, expected 2 .*tabs between"),
         ("Ann O\n", {"tag_column": 2}, r"line 1: found 2 columns, expected enough for tag_column=2"),
         ("Ann\tO\n\tO\n", {"separator": "\t"}, r"line 2: found an empty token in column 0"),
         ("Ann\tO\nran\t\n", {"separator": "\t"}, r"line 2: found an empty tag in column -1"),
