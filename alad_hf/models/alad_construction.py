@@ -52,8 +52,9 @@ class StudentTeacherMixin:
         """Put an alignment adapter (and this class's head) on a pretrained student.
 
         Args:
-            student: Folder, Hub id, or a model in memory (its encoder is copied; a task head is left behind). LoRA
-                weights of a `PeftModel` are merged into the copy. int8 weights of torchao stay as they are.
+            student: Folder, Hub id, or a model in memory (its encoder is copied; a task head is left behind), whose
+                dtype and attention kernels the model has. LoRA weights of a `PeftModel` are merged into the copy. int8
+                weights of torchao stay as they are.
             teacher: Folder, Hub id or model. Sets the aligned width, the labels and the head, and is attached, so that
                 training needs nothing else; see `attach_teacher`. Without one, train on cached teacher columns.
             tokenizer: The student's tokenizer, where it cannot be loaded from the student's own name.
@@ -99,6 +100,9 @@ class StudentTeacherMixin:
         _copy_encoder(encoder, model.base_model.encoder)
         cast_parameters(model, encoder.dtype)
         keep_quantization(encoder, model)
+        attention = encoder.config._attn_implementation
+        if attention != model.base_model.encoder.config._attn_implementation:
+            model.set_attn_implementation(attention)
         if teacher is not None:
             if copy_teacher_head:
                 copy_head(model, teacher, config.teacher_layers)
