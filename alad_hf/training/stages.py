@@ -223,7 +223,7 @@ def train(
 
 
 def _check_targets(model: PreTrainedModel, rows: Dataset) -> None:
-    """Raise ValueError if a model would learn nothing of the rows, and tell of a teacher's signal that it passes by."""
+    """Raise ValueError if a model would learn nothing of the rows; tell of a teacher's signal that it passes by."""
     given = {"labels", "start_positions", *_SIGNAL} & set(rows.column_names)
     read = given & _accepted(model)
     passed_by = sorted(given & _SIGNAL - read)
