@@ -160,6 +160,7 @@ class StudentTeacherMixin:
         teacher.eval().requires_grad_(False)
         # In a tuple and past nn.Module's bookkeeping, so that the teacher never becomes a submodule.
         self.__dict__["_attached_teacher"] = (teacher, teacher_tokenizer, alike)
+        self.__dict__.pop("_resized_to", None)  # the tokenizers were compared as they are now
 
     def detach_teacher(self) -> None:
         """Forget the attached teacher; the model is unchanged otherwise."""
@@ -185,6 +186,15 @@ class StudentTeacherMixin:
                 "A teacher with another tokenizer than the student reads its own tokens, and the batch lacks "
                 "teacher_input_ids or teacher_alignment. Encode the rows with encode_tagged_words(..., "
                 "teacher_tokenizer=...), or compute the teacher's states before training with cache_teacher_states."
+            )
+        elif self.__dict__.get("_resized_to", 0) > self.teacher.config.get_text_config().vocab_size:
+            # By the number that was asked for: rows that pad a table are no ids.
+            raise ValueError(
+                f"The student was resized to {self.__dict__['_resized_to']} tokens, of which the attached teacher "
+                f"knows {self.teacher.config.get_text_config().vocab_size}. Attach it again with the tokenizer that "
+                "has the new ones, attach_teacher(..., tokenizer=...), and let rows bring the teacher's own tokens: "
+                "encode_tagged_words(..., teacher_tokenizer=...). Where only the table was to be padded, resize with "
+                "pad_to_multiple_of."
             )
         elif inputs.get("input_ids") is None:
             raise ValueError(
