@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
@@ -177,6 +178,20 @@ def test_pairs_are_merged_one_by_one_until_the_groups_are_reached(groups: list[l
         assert sorted(len(part) for part in now) == [1] * (len(now) - 1) + [2]
         merged = [[one for part in pair for one in merged[part]] for pair in now]
     assert merged == groups
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_groups_may_be_given(schedule: str, tmp_path: Path) -> None:
+    given = {"num_hidden_layers": None, "distil": False, "schedule": schedule}
+    model = run(tmp_path, groups=[np.arange(1), [1, 2], [3]], **given)
+    assert model.config.compression["layer_map"] == [[0], [1, 2], [3]]
+    with pytest.raises(ValueError, match=r"groups=\[\[0\], \[1, 2\], \[3\]\] and not \[\[0\], \[1\], \[2, 3\]\]"):
+        run(tmp_path, groups=[[0], [1], [2, 3]], resume=True, **given)
+
+
+def test_an_integer_of_numpy_is_a_number_of_layers(tmp_path: Path) -> None:
+    model = run(tmp_path, num_hidden_layers=np.int64(2), distil=False)
+    assert model.config.compression["layer_map"] == [[0, 1], [2, 3]]
 
 
 def test_upper_layers_are_merged_one_by_one(tmp_path: Path) -> None:

@@ -447,6 +447,28 @@ def test_adapters_of_peft_are_merged_before_an_encoder_is_trained_alone(tmp_path
         torch.testing.assert_close(states, wrapped(**inputs).last_hidden_state, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+@pytest.mark.parametrize("with_teacher", [False, True])
+def test_a_head_that_was_trained_through_peft_is_kept(with_teacher: bool) -> None:
+    peft = pytest.importorskip("peft", reason="peft is not installed: pip install 'alad_hf[lora]'")
+    lora = peft.LoraConfig(r=2, target_modules=["query"], init_lora_weights=False, task_type="TOKEN_CLS")
+    wrapped = peft.get_peft_model(tiny_teacher(hidden_size=16), lora).eval()
+    with torch.no_grad():
+        for name, parameter in wrapped.named_parameters():
+            if "modules_to_save" in name:
+                parameter.normal_()
+    teacher = tiny_teacher(seed=2) if with_teacher else None
+    teacher_tokenizer = tiny_tokenizer() if with_teacher else None
+    given = {"teacher": teacher, "teacher_tokenizer": teacher_tokenizer, "keep_layers": None, "seed": 0}
+    parts = load_parts(wrapped, tokenizer=tiny_tokenizer(), **given)
+    assert parts.knows(AutoModelForTokenClassification)
+    tagger = _with_stock_head(tagging_task(TAGS), parts).eval()
+    inputs = tiny_tokenizer()("smith works in london .", return_tensors="pt")
+    with torch.no_grad():
+        torch.testing.assert_close(tagger(**inputs).logits, wrapped(**inputs).logits, atol=1e-5, rtol=1e-4)
+    assert isinstance(wrapped, peft.PeftModel) and any("lora" in name for name in wrapped.state_dict())
+
+
 def test_a_run_goes_on_with_its_own_arguments_alone(tmp_path: Path) -> None:
     class Stop(TrainerCallback):
         def on_save(self, args, state, control, **kwargs) -> None:

@@ -39,7 +39,7 @@ def byte_budget(rows: int, columns: int, *, ratio: float | None = None, num_byte
         return int(dense / ratio)
     if not 0 < num_bytes < dense:
         raise ValueError(f"bytes must be from 1 to {dense - 1}, below the table's own bytes, got {num_bytes}.")
-    return num_bytes
+    return int(num_bytes)  # a number of numpy's would end up in a configuration
 
 
 def stored_bytes(specification: dict[str, Any]) -> int:

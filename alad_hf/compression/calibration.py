@@ -35,8 +35,9 @@ class CalibrationText:
     Args:
         model: The model that will read it.
         texts: Strings, or a dataset with a column `text`, `tokens` or `input_ids`. Rows with `input_ids` may be
-            labelled, with `labels` or `start_positions` and `end_positions`. Or labelled data of the model's task as
-            they were loaded: `tokens` and named `tags` for a tagger, or `question`, `context` and `answers`.
+            labelled, with `labels` or `start_positions` and `end_positions`, some of which are 0 or more. Or labelled
+            data of the model's task as they were loaded: `tokens` and named `tags` for a tagger, or `question`,
+            `context` and `answers`.
         tokenizer: The model's tokenizer.
         batch_size: Rows of a batch; results do not depend on it.
         max_tokens: Rows are taken, evenly over the text, until they have so many tokens; None takes all.
@@ -84,7 +85,8 @@ class CalibrationText:
         for first in range(0, len(chosen), batch_size):
             batch = collate([rows[index] for index in chosen[first : first + batch_size]])
             self.batches.append({name: value for name, value in batch.items() if name in accepted})
-        self.labelled = bool(labels)
+        # Labels of -100 alone say nothing, nor do answers that were not found.
+        self.labelled = any(bool((batch[name] >= 0).any()) for batch in self.batches for name in labels)
 
     @property
     def num_tokens(self) -> int:

@@ -23,6 +23,7 @@ from .calibration import CALIBRATION_TOKENS, CalibrationText
 from .compression_record import record_compression, refit_record
 from .encoder_layouts import LayerParts, encoder_layers
 from .importance import Importance, layer_importance
+from .layer_lists import whole_numbers
 from .layer_similarity import equal_groups, similar_groups, upper_groups
 from .refit import LayerSources, Source, refit_layers
 from .truncation import keep_layers
@@ -248,14 +249,17 @@ def graft_groups(
     depth = model.config.num_hidden_layers
     if strategy not in get_args(PairChoice):
         raise ValueError(f"strategy must be one of {get_args(PairChoice)}, got {strategy!r}.")
+    if num_hidden_layers is not None:
+        (num_hidden_layers,) = whole_numbers([num_hidden_layers], "num_hidden_layers")
     if groups is not None:
-        in_order = [one for group in groups for one in group] == list(range(depth)) and all(groups)
-        if not in_order or num_hidden_layers not in (None, len(groups)):
+        given = [whole_numbers(group, "groups") for group in groups]
+        in_order = [one for group in given for one in group] == list(range(depth)) and all(given)
+        if not in_order or num_hidden_layers not in (None, len(given)):
             raise ValueError(
                 f"groups must hold layers 0 to {depth - 1} in order, each once, in num_hidden_layers groups, got "
-                f"{[list(group) for group in groups]} with num_hidden_layers={num_hidden_layers}."
+                f"{given} with num_hidden_layers={num_hidden_layers}."
             )
-        return [list(group) for group in groups]
+        return given
     if num_hidden_layers is None:
         raise ValueError("Say how many layers are to be left, num_hidden_layers=..., or which go together, groups=...")
     if strategy == "similar":

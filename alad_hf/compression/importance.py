@@ -43,6 +43,9 @@ def layer_importance(model: PreTrainedModel, calibration: CalibrationText, *, se
         model: An encoder, or a token classifier or question answerer; nothing of it is changed.
         calibration: Text or labelled rows.
         seed: Of drawn labels and random directions.
+
+    Raises:
+        ValueError: Every score is 0, which ranks nothing.
     """
     generator = torch.Generator().manual_seed(seed)
     layers = encoder_layers(model)
@@ -54,6 +57,12 @@ def layer_importance(model: PreTrainedModel, calibration: CalibrationText, *, se
                 gradients = torch.autograd.grad(loss, masks)
             for index, gradient in enumerate(gradients):
                 scores[index // 2][index % 2] += gradient.abs().sum(dim=0).cpu().double()
+    if not any(one.any() for layer in scores for one in layer):
+        raise ValueError(
+            f"Every head and neuron of this {type(model).__name__} has the importance 0, so that none can be chosen: "
+            "the loss of the text does not depend on them, as where the head has one label. Pass labelled text of a "
+            "model with several labels, or the encoder alone, model.base_model, which needs no labels."
+        )
     tokens = calibration.num_tokens
     return Importance([heads / tokens for heads, _ in scores], [neurons / tokens for _, neurons in scores])
 

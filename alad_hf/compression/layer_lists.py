@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Iterable
+from typing import Any
+
 from torch import nn
 from transformers import PreTrainedModel
 
 from ..models.modeling_alad import AlAdPreTrainedModel
 from ..models.student import holds_peft_layers
+
+
+def whole_numbers(numbers: Iterable[Any], name: str) -> list[int]:
+    """Integers of any kind, numpy's for one, as Python's own, the only ones that a configuration can be saved with.
+
+    Raises:
+        ValueError: One is no integer; a float is none, whatever its value.
+    """
+    numbers = list(numbers)
+    try:
+        return [operator.index(number) for number in numbers]
+    except TypeError as error:
+        raise ValueError(f"{name} must hold integers, got {numbers}.") from error
 
 
 def check_no_adapter(model: PreTrainedModel) -> None:

@@ -15,7 +15,7 @@ from ..models.compressed_embeddings import make_trainable
 from ..models.quantized_student import is_quantized
 from .calibration import CALIBRATION_TOKENS, CalibrationText
 from .compression_record import record_compression, refit_record
-from .layer_lists import check_no_adapter, find_layers
+from .layer_lists import check_no_adapter, find_layers, whole_numbers
 from .layer_similarity import check_depth, layer_cosines
 from .refit import LayerSources, refit_layers
 
@@ -69,6 +69,10 @@ def truncate_layers(
     """
     check_no_adapter(model)
     depth = model.config.num_hidden_layers
+    if not isinstance(layer_map, str):
+        layer_map = whole_numbers(layer_map, "layer_map")
+    if num_hidden_layers is not None:
+        (num_hidden_layers,) = whole_numbers([num_hidden_layers], "num_hidden_layers")
     text = None
     if texts is not None and not refit and layer_map != "by_similarity":
         raise ValueError(
@@ -83,7 +87,6 @@ def truncate_layers(
         text = CalibrationText(model, texts, tokenizer, max_tokens=max_tokens)
     if isinstance(layer_map, str):
         layer_map = _by_rule(model, layer_map, num_hidden_layers, text)
-    layer_map = list(layer_map)
     if num_hidden_layers not in (None, len(layer_map)):
         raise ValueError(
             f"layer_map names {len(layer_map)} layers, and num_hidden_layers={num_hidden_layers} (--num-layers) says "
@@ -102,7 +105,7 @@ def truncate_layers(
 def keep_layers(model: PreTrainedModel, layer_map: Sequence[int]) -> PreTrainedModel:
     """`truncate_layers` by indices, without a record."""
     depth = model.config.num_hidden_layers
-    layer_map = list(layer_map)
+    layer_map = whole_numbers(layer_map, "layer_map")
     if not layer_map or len(set(layer_map)) != len(layer_map) or not all(0 <= index < depth for index in layer_map):
         raise ValueError(f"layer_map must name layers from 0 to {depth - 1}, each at most once, got {layer_map}.")
     student = copy.deepcopy(model)

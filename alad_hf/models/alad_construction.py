@@ -52,8 +52,9 @@ class StudentTeacherMixin:
         """Put an alignment adapter (and this class's head) on a pretrained student.
 
         Args:
-            student: Folder, Hub id, or a model in memory (its encoder is copied; a task head is left behind). LoRA
-                weights of a `PeftModel` are merged into the copy. int8 weights of torchao stay as they are.
+            student: Folder, Hub id, or a model in memory (its encoder is copied; a task head is left behind), whose
+                dtype and attention kernels the model has. LoRA weights of a `PeftModel` are merged into the copy. int8
+                weights of torchao stay as they are.
             teacher: Folder, Hub id or model. Sets the aligned width, the labels and the head, and is attached, so that
                 training needs nothing else; see `attach_teacher`. Without one, train on cached teacher columns.
             tokenizer: The student's tokenizer, where it cannot be loaded from the student's own name.
@@ -99,6 +100,9 @@ class StudentTeacherMixin:
         _copy_encoder(encoder, model.base_model.encoder)
         cast_parameters(model, encoder.dtype)
         keep_quantization(encoder, model)
+        attention = encoder.config._attn_implementation
+        if attention != model.base_model.encoder.config._attn_implementation:
+            model.set_attn_implementation(attention)
         if teacher is not None:
             if copy_teacher_head:
                 copy_head(model, teacher, config.teacher_layers)
@@ -156,6 +160,7 @@ class StudentTeacherMixin:
         teacher.eval().requires_grad_(False)
         # In a tuple and past nn.Module's bookkeeping, so that the teacher never becomes a submodule.
         self.__dict__["_attached_teacher"] = (teacher, teacher_tokenizer, alike)
+        self.__dict__.pop("_resized_to", None)  # the tokenizers were compared as they are now
 
     def detach_teacher(self) -> None:
         """Forget the attached teacher; the model is unchanged otherwise."""
@@ -181,6 +186,15 @@ class StudentTeacherMixin:
                 "A teacher with another tokenizer than the student reads its own tokens, and the batch lacks "
                 "teacher_input_ids or teacher_alignment. Encode the rows with encode_tagged_words(..., "
                 "teacher_tokenizer=...), or compute the teacher's states before training with cache_teacher_states."
+            )
+        elif self.__dict__.get("_resized_to", 0) > self.teacher.config.get_text_config().vocab_size:
+            # By the number that was asked for: rows that pad a table are no ids.
+            raise ValueError(
+                f"The student was resized to {self.__dict__['_resized_to']} tokens, of which the attached teacher "
+                f"knows {self.teacher.config.get_text_config().vocab_size}. Attach it again with the tokenizer that "
+                "has the new ones, attach_teacher(..., tokenizer=...), and let rows bring the teacher's own tokens: "
+                "encode_tagged_words(..., teacher_tokenizer=...). Where only the table was to be padded, resize with "
+                "pad_to_multiple_of."
             )
         elif inputs.get("input_ids") is None:
             raise ValueError(

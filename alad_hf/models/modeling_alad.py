@@ -114,7 +114,8 @@ class AlAdPreTrainedModel(StudentTeacherMixin, PreTrainedModel):
     def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
         """`PreTrainedModel.resize_token_embeddings`; a student's compressed embeddings cannot be resized.
 
-        New tokens are frozen with the others where those are, of which a warning tells.
+        New tokens are frozen with the others where those are, of which a warning tells. An attached teacher that does
+        not know them is to be attached again.
 
         Raises:
             ValueError: They are compressed and have another size.
@@ -125,6 +126,8 @@ class AlAdPreTrainedModel(StudentTeacherMixin, PreTrainedModel):
             return embedding
         before = embedding.num_embeddings
         resized: Any = super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
+        if new_num_tokens is not None:
+            self.__dict__["_resized_to"] = new_num_tokens
         if resized.num_embeddings > before and not resized.weight.requires_grad:
             logger.warning(
                 "The embeddings of %d new tokens are frozen as the others are, and training will leave them as they "

@@ -396,9 +396,9 @@ class MiniAlbertForSequenceClassification(MiniAlbertPreTrainedModel):
             token_type_ids: (batch, tokens); all 0 if omitted.
             position_ids: (batch, tokens); 0, 1, 2 and so on if omitted.
             inputs_embeds: (batch, tokens, embedding size) in place of `input_ids`.
-            labels: (batch,) class ids; (batch, classes) of zeros and ones, as floats, where several classes can hold;
-                or floats to come close to. `config.problem_type` says which, or else the labels' type. -100 is
-                ignored.
+            labels: (batch,) or (batch, 1) class ids; (batch, classes) of zeros and ones, as floats, where several
+                classes can hold; or floats to come close to. `config.problem_type` says which, or else the labels'
+                type. -100 is ignored.
             num_items_in_batch: Divisor of the loss, as the Trainer gives it; by default the labels that count.
             **kwargs: For `MiniAlbertModel.forward`, such as `output_attentions`.
 

@@ -80,6 +80,18 @@ def bare_encoder(student: nn.Module) -> PreTrainedModel:
         ValueError: Adapters that peft cannot merge into the weights, or a model that holds some itself in place of the
             `PeftModel` around it; or an encoder-decoder.
     """
+    encoder = merged(student).base_model
+    _check_no_encoder_decoder(encoder)
+    return encoder
+
+
+def merged(student: nn.Module) -> PreTrainedModel:
+    """A model of transformers as it is, task head included; of a `PeftModel`, a copy with its adapters merged.
+
+    Raises:
+        ValueError: Adapters that peft cannot merge into the weights, or a model that holds some itself in place of the
+            `PeftModel` around it.
+    """
     if isinstance(student, PreTrainedModel):
         if holds_peft_layers(student):
             raise ValueError(
@@ -88,17 +100,14 @@ def bare_encoder(student: nn.Module) -> PreTrainedModel:
                 "get_peft_model or peft.PeftModel.from_pretrained(...) return it: that is merged into an ordinary "
                 "student."
             )
-        _check_no_encoder_decoder(student.base_model)
-        return student.base_model
+        return student
     if not hasattr(student, "merge_and_unload"):
         kinds = sorted({config.peft_type.value for config in getattr(student, "peft_config", {}).values()})
         raise ValueError(
             f"A {type(student).__name__} {kinds} is no student: it is no transformers model, nor adapters that can be "
             "merged into one. Take a method that changes weights, such as LoRA."
         )
-    encoder = copy.deepcopy(student).merge_and_unload().base_model
-    _check_no_encoder_decoder(encoder)
-    return encoder
+    return copy.deepcopy(student).merge_and_unload()
 
 
 def holds_peft_layers(student: nn.Module) -> bool:
@@ -140,4 +149,4 @@ def _without_loading_report() -> Iterator[None]:
         loading.removeFilter(is_no_report)
 
 
-__all__ = ["bare_encoder", "build_student", "cast_parameters", "load_student"]
+__all__ = ["bare_encoder", "build_student", "cast_parameters", "load_student", "merged"]

@@ -76,7 +76,7 @@ def text_loss(
 
     Args:
         logits: (batch, classes).
-        labels: (batch,) or (batch, classes); see `MiniAlbertForSequenceClassification.forward`.
+        labels: (batch,), (batch, 1) or (batch, classes); see `MiniAlbertForSequenceClassification.forward`.
         problem_type: As in the configuration; None goes by the number of classes and the labels' type.
         num_items_in_batch: Labels that count in all accumulated batches; by default those of this one.
 
@@ -84,7 +84,7 @@ def text_loss(
         ValueError: The labels' shape does not fit the problem.
     """
     if problem_type is None:
-        is_class = not labels.is_floating_point() and labels.dim() == 1
+        is_class = not labels.is_floating_point() and labels.shape[1:] in ((), (1,))
         several = "single_label_classification" if is_class else "multi_label_classification"
         problem_type = "regression" if logits.shape[1] == 1 else several
     counts = labels != IGNORED

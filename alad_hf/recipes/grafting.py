@@ -60,7 +60,8 @@ def graft_tagger(
     data: DatasetDict,
     output_dir: str | os.PathLike,
     *,
-    num_hidden_layers: int,
+    num_hidden_layers: int | None = None,
+    groups: Sequence[Sequence[int]] | None = None,
     schedule: Schedule = "at_once",
     strategy: PairChoice = "upper",
     distil: bool = True,
@@ -85,6 +86,7 @@ def graft_tagger(
         data: Splits `train`, `validation` and perhaps `test` with `tokens` and `tags`, the tagger's.
         output_dir: Where the model goes; stages and checkpoints below it.
         num_hidden_layers: Layers that are left.
+        groups: The layers that become one, instead: all layers, in order, such as `[[0], [1, 2]]`.
         schedule: "at_once", "one_by_one" or "progressive".
         strategy: How layers are grouped; see `graft_layers`.
         distil: Learn the tagger's states and logits beside the labels, on `texts` too; else the labels alone.
@@ -120,23 +122,24 @@ def graft_tagger(
     tokenizer = tokenizer or load_tokenizer(teacher.name_or_path, "tokenizer")
     data = tagged_splits(data, teacher)
     run = _Run(teacher, tokenizer, data, Path(output_dir), budget, distil, resume, list(callbacks or []))
-    rows = run.rows(texts)
     # One seed for all, so that a stage that is repeated after an interruption comes out the same.
     graft_arguments = {"texts": run.encode("train"), "tokenizer": tokenizer, "seed": budget.seed, **graft_arguments}
     max_tokens = graft_arguments.get("max_tokens", CALIBRATION_TOKENS)
     text = CalibrationText(teacher, graft_arguments["texts"], tokenizer, max_tokens=max_tokens)
-    groups = graft_groups(teacher, num_hidden_layers, strategy, None, text)
+    chosen = graft_groups(teacher, num_hidden_layers, strategy, groups, text)
     arguments = {name: value for name, value in graft_arguments.items() if name not in ("texts", "tokenizer")}
-    run.begin(num_hidden_layers=num_hidden_layers, schedule=schedule, strategy=strategy, distil=distil, **arguments)
+    arguments |= {"num_hidden_layers": len(chosen), "groups": None if groups is None else chosen}
+    rows = run.rows(texts)
+    run.begin(schedule=schedule, strategy=strategy, distil=distil, **arguments)
 
     if schedule == "one_by_one":
-        student, last_part = _graft_one_by_one(run, groups, rows, graft_arguments)
+        student, last_part = _graft_one_by_one(run, chosen, rows, graft_arguments)
     else:
-        student = run.stage("grafted", lambda: graft_layers(teacher, groups=groups, **graft_arguments))
+        student = run.stage("grafted", lambda: graft_layers(teacher, groups=chosen, **graft_arguments))
         last_part = 1.0
         if schedule == "progressive":
             grafted = student
-            student = run.stage("progressive", lambda: _take_turns(run, grafted, groups, rows))
+            student = run.stage("progressive", lambda: _take_turns(run, grafted, chosen, rows))
             last_part = 1 - PROGRESSIVE_PART
     if adapter:
         set_seed(budget.seed)  # or what was drawn would depend on the stages that this call ran

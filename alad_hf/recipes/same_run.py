@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -81,7 +82,7 @@ def check_same_run(folder: Path, run: dict[str, Any], resume: bool, *, begun: bo
         begun: Whether there is something to go on with.
     """
     file = folder / "run.json"
-    run = json.loads(json.dumps(run))  # as it will be read
+    run = json.loads(json.dumps(run, default=operator.index))  # as it will be read; of numpy's integers, too
     if begun and resume and file.exists():
         before = json.loads(file.read_text(encoding="utf-8"))
         other = sorted(name for name in {*before, *run} if before.get(name) != run.get(name))

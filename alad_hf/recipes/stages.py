@@ -37,7 +37,7 @@ from ..models.alad_construction import load_tokenizer
 from ..models.compressed_embeddings import make_trainable
 from ..models.modeling_alad import AlAdPreTrainedModel
 from ..models.quantized_student import check_frozen
-from ..models.student import bare_encoder, load_student
+from ..models.student import bare_encoder, load_student, merged
 from ..models.teacher import copy_head, load_teacher, state_width, tagging_head, tokenizes_alike
 from ..training.distillation import distilling
 from ..training.stages import check_one_device, last_complete_checkpoint, published_arguments, train
@@ -71,7 +71,7 @@ class Parts:
     teacher: PreTrainedModel | None
     teacher_tokenizer: PreTrainedTokenizerBase | None
     source: str | PreTrainedModel
-    """What the encoder was given as, perhaps with a task head."""
+    """What the encoder was given as, perhaps with a task head; of a `PeftModel`, the model that it is merged into."""
 
     @property
     def width(self) -> int:
@@ -210,13 +210,13 @@ def load_parts(
             "freeze_embeddings=False (--no-freeze-embeddings)."
         )
     set_seed(seed)
-    source = encoder
     tokenizer = tokenizer or load_tokenizer(encoder if isinstance(encoder, str) else encoder.name_or_path, "tokenizer")
     if isinstance(teacher, str):
         teacher = load_teacher(teacher)
     if teacher is not None:
         teacher_tokenizer = teacher_tokenizer or load_tokenizer(teacher.name_or_path, "teacher_tokenizer")
-    encoder = load_student(encoder) if isinstance(encoder, str) else bare_encoder(encoder)
+    source = encoder if isinstance(encoder, str) else merged(encoder)
+    encoder = load_student(source) if isinstance(source, str) else bare_encoder(source)
     if keep_layers is not None:
         encoder = truncate_layers(encoder.base_model, list(keep_layers))
     check_frozen(encoder, freeze_student)
@@ -462,8 +462,6 @@ def _own_head(task: Task, parts: Parts) -> dict[str, torch.Tensor]:
     tagger = parts.source
     if isinstance(tagger, str):
         tagger = task.stock_class.from_pretrained(tagger)
-    elif not isinstance(tagger, PreTrainedModel):
-        return {}
     if tagging_head(tagger) is not None and dict(tagger.config.id2label) != task.labels["id2label"]:
         logger.warning(
             "The head of %s is left behind: it has the labels %s, the data %s.",

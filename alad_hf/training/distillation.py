@@ -46,7 +46,7 @@ def distilling(model: PreTrainedModel) -> Iterator[PreTrainedModel]:
         model.__dict__.update(before)
 
 
-class _Distilling(PreTrainedModel):
+class Distilling(PreTrainedModel):
     """What stands in front of a stock model's own forward."""
 
     _stock_arguments: frozenset[str]
@@ -56,7 +56,7 @@ class _Distilling(PreTrainedModel):
         return super().forward(**known, output_hidden_states=with_states)
 
 
-class _DistillingTagger(_Distilling):
+class _DistillingTagger(Distilling):
     accepts_loss_kwargs = True  # also where the stock model's own loss cannot count labels
 
     def forward(
@@ -84,7 +84,7 @@ class _DistillingTagger(_Distilling):
         return TokenClassifierOutput(loss=sum(sums.values()) / items, logits=outputs.logits)
 
 
-class _DistillingAnswerer(_Distilling):
+class _DistillingAnswerer(Distilling):
     accepts_loss_kwargs = False  # its items are examples, as those of AlAdForQuestionAnswering
 
     def forward(

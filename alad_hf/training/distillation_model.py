@@ -116,6 +116,14 @@ class DistillationModel(PreTrainedModel):
         """The teacher, which is no submodule."""
         return self.__dict__["_teacher"][0]
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The student's token embeddings, to which the Trainer adds noise (`neftune_noise_alpha`)."""
+        return self.student.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the student's token embeddings."""
+        self.student.set_input_embeddings(value)
+
     def _attend_eagerly(self) -> None:
         for model in (self.student, self.teacher):
             if self.weights.attention and model.config._attn_implementation != "eager":

@@ -9,6 +9,10 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ..models.modeling_alad import AlAdPreTrainedModel
+from .distillation import Distilling
+from .distillation_model import DistillationModel
+
 
 class LossTermsCallback(TrainerCallback):
     """Log every term of an AlAd model's loss, unweighted, as `task_loss`, `alignment_mse_loss` and so on.
@@ -41,12 +45,16 @@ class LossTermsCallback(TrainerCallback):
         """Listen to the model's outputs.
 
         Raises:
-            ValueError: Label smoothing is on: the Trainer would then replace the model's loss by its own.
+            ValueError: Label smoothing is on, and the model learns from a teacher: the Trainer would then replace its
+                loss by one of its own.
         """
-        if args.label_smoothing_factor:
+        model: Any = kwargs["model"]
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        inner = getattr(inner, "_orig_mod", inner)  # under torch.compile
+        if args.label_smoothing_factor and isinstance(inner, (AlAdPreTrainedModel, Distilling, DistillationModel)):
             raise ValueError(
                 f"label_smoothing_factor={args.label_smoothing_factor} makes the Trainer compute its own loss, "
-                "without the alignment terms. Set it to 0."
+                "without the terms of a teacher. Set it to 0."
             )
         self._stop()  # an earlier training with this callback may have ended in an exception
         self._sums, self._step_sums = defaultdict(float), defaultdict(float)
@@ -63,7 +71,6 @@ class LossTermsCallback(TrainerCallback):
             for name, value in terms.items():
                 self._step_sums[f"{name}_loss"] += value
 
-        model: nn.Module = kwargs["model"]
         self._hook = model.register_forward_hook(add, with_kwargs=True)
 
     def on_step_end(

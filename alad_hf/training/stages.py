@@ -43,6 +43,8 @@ _TEACHER_WEIGHTS = ("alignment_mse_weight", "alignment_cosine_weight", "distilla
 
 Stage = Literal["general_alignment", "continual_alignment", "head_only", "frozen", "joint"]
 
+_SIGNAL = {"teacher_states", "teacher_logits"}
+
 # Learning rate, weight decay, epochs and schedule as in the authors' code; the rest is shared by all stages.
 _PUBLISHED: dict[str, dict[str, Any]] = {
     "general_alignment": {"learning_rate": 5e-4, "weight_decay": 0.01, "lr_scheduler_type": "constant"},
@@ -177,7 +179,7 @@ def train(
 
     Raises:
         ValueError: `args.output_dir` holds checkpoints already and `resume` is False, the rows have neither labels
-            nor a teacher's signal, or one process would train on several GPUs.
+            nor a teacher's signal that the model reads, or one process would train on several GPUs.
         TypeError: The rows are no `Dataset`.
     """
     for name, rows in (("train_dataset", train_dataset), ("eval_dataset", eval_dataset)):
@@ -188,12 +190,7 @@ def train(
                     f"{name} must be a datasets.Dataset of encoded rows, got {type(part).__name__}. Rows of another "
                     "kind are for a Trainer of your own, with DataCollatorForAlignment."
                 )
-    targets = {"labels", "start_positions", "teacher_states", "teacher_logits"}
-    if getattr(model, "teacher", None) is None and not targets & set(train_dataset.column_names):
-        raise ValueError(
-            f"There is nothing to learn: the rows have the columns {train_dataset.column_names}, neither labels nor a "
-            "teacher's states, and no teacher is attached. Add labels, or call cache_teacher_states first."
-        )
+    _check_targets(model, train_dataset)
     check_one_device(args.n_gpu)
     if any(parameter.requires_grad and parameter.dtype == torch.float16 for parameter in model.parameters()):
         logger.warning(
@@ -229,6 +226,30 @@ def train(
     return trainer
 
 
+def _check_targets(model: PreTrainedModel, rows: Dataset) -> None:
+    """Raise ValueError if a model would learn nothing of the rows; tell of a teacher's signal that it passes by."""
+    given = {"labels", "start_positions", *_SIGNAL} & set(rows.column_names)
+    read = given & _accepted(model)
+    passed_by = sorted(given & _SIGNAL - read)
+    kind = type(_inner(model)).__name__
+    remedy = (
+        f"A {kind} learns from a teacher in train_tagger(..., teacher=..., adapter=False), or inside `with "
+        "distilling(model):` (alad_hf.training.distillation); AlAd models do so as they are."
+    )
+    if getattr(model, "teacher", None) is None and not read:
+        if not given:
+            raise ValueError(
+                f"There is nothing to learn: the rows have the columns {rows.column_names}, neither labels nor a "
+                "teacher's states, and no teacher is attached. Add labels, or call cache_teacher_states first."
+            )
+        raise ValueError(
+            f"There is nothing to learn: a {kind} does not read {', '.join(sorted(given))}, and the rows have no "
+            f"other targets. {remedy if passed_by else 'Add labels of its task, or take a model of the task.'}"
+        )
+    if passed_by:
+        logger.warning("%s of the rows are passed by, and the labels alone are learned. %s", passed_by, remedy)
+
+
 def check_one_device(count: int) -> None:
     """Raise ValueError if one process would train on several GPUs (`DataParallel`), with a copy of the model on each.
 
@@ -248,6 +269,8 @@ def check_one_device(count: int) -> None:
 class _Trainer(Trainer):
     """The stock Trainer, but lengths are read once, losses that are means divided as such, and `predict` keeps order.
 
+    What `evaluate` and `predict` are given may have columns that the model does not take, as in `train`.
+
     It groups rows by a lazy column, and reads a row of the dataset for every comparison of its sort: minutes for some
     ten thousand rows in several files. It groups those of `predict`, too, whose result is read beside the rows. And it
     takes a model whose `forward` has `**kwargs` for one that divides its
@@ -257,7 +280,7 @@ class _Trainer(Trainer):
 
     def __init__(self, model: PreTrainedModel, **arguments: Any) -> None:
         super().__init__(model=model, **arguments)
-        inner: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+        inner: Any = _inner(model)
         counts = "num_items_in_batch" in inspect.signature(inner.forward).parameters
         if not getattr(inner, "accepts_loss_kwargs", counts):
             self.model_accepts_loss_kwargs = False
@@ -267,6 +290,13 @@ class _Trainer(Trainer):
 
     def _get_eval_sampler(self, *args: Any, **kwargs: Any) -> Sampler | None:
         return _with_lengths_in_memory(super()._get_eval_sampler(*args, **kwargs))
+
+    def get_eval_dataloader(self, eval_dataset: str | Dataset | None = None) -> DataLoader:
+        """Batches of the evaluation rows, or of the given ones, of the columns that the model takes."""
+        # Those of `train` have their lengths already; names are of such, too.
+        if isinstance(eval_dataset, Dataset) and LENGTH_COLUMN not in eval_dataset.column_names:
+            eval_dataset = _model_columns(eval_dataset, self.model)
+        return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Dataset) -> DataLoader:
         """Batches of the rows in their order, of the columns that the model takes."""
@@ -307,11 +337,19 @@ def _model_columns(dataset: Dataset, model: PreTrainedModel) -> Dataset:
     The Trainer groups rows by it, and would otherwise read every row whole, teacher states included; but it would also
     remove it first, with the other columns that are no argument of the model.
     """
-    # A PeftModel takes anything and passes it on; its model declares what it reads.
-    accepted = accepted_arguments(model.get_base_model() if hasattr(model, "get_base_model") else model)
+    accepted = _accepted(model)
     dataset = dataset.select_columns([name for name in dataset.column_names if name in accepted])
     lengths = [len(ids) for ids in dataset.with_format(None).select_columns("input_ids")["input_ids"]]
     return in_order(dataset).add_column(LENGTH_COLUMN, lengths)
+
+
+def _accepted(model: PreTrainedModel) -> frozenset[str]:
+    return accepted_arguments(_inner(model))
+
+
+def _inner(model: PreTrainedModel) -> PreTrainedModel:
+    """The model under a `PeftModel`, which takes any argument and passes it on; its model declares what it reads."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def checkpoint_to_resume(output_dir: str | os.PathLike | None, resume: bool) -> str | None:

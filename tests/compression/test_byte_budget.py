@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
+import torch
 
 from alad_hf.compression.byte_budget import (
     binary_code_sizes,
@@ -12,6 +16,7 @@ from alad_hf.compression.byte_budget import (
     product_quantization_sizes,
     stored_bytes,
 )
+from alad_hf.compression.embeddings import compress_table
 
 BERT = (30_522, 768)
 MINILM = (30_522, 384)
@@ -113,6 +118,15 @@ def test_integers_have_a_size_of_their_own(bits, codes):
 def test_refuses_what_is_no_budget(given, message):
     with pytest.raises(ValueError, match=message):
         byte_budget(*MINILM, **given)
+
+
+@pytest.mark.parametrize("method", ["lighttoken", "svd"])
+def test_bytes_of_numpy_are_bytes(method):
+    table = torch.randn(100, 16)
+    assert type(byte_budget(100, 16, num_bytes=np.int64(2000))) is int
+    embedding, record = compress_table(table, method, bytes=np.int64(2000), progress=False)
+    json.dumps([embedding.specification(), record])
+    assert embedding.stored_bytes <= 2000
 
 
 def test_says_what_would_fit():

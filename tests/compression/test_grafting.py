@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from graft_models import DEPTH, HEADS, LAYOUTS, NEURONS, model_of, rows, states, text_for
@@ -296,6 +297,13 @@ def test_becomes_the_student_of_an_alad_model() -> None:
     assert model.config.text_config.compression == student.config.compression
 
 
+def test_groups_of_numpy_are_saved(tmp_path: Path) -> None:
+    graft(model_of(), None, groups=np.array_split(np.arange(4), 2)).save_pretrained(tmp_path / "groups")
+    graft(model_of(), np.int64(2)).save_pretrained(tmp_path / "count")
+    maps = [AutoModel.from_pretrained(tmp_path / name).config.compression["layer_map"] for name in ("groups", "count")]
+    assert maps == [[[0, 1], [2, 3]]] * 2
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -303,6 +311,7 @@ def test_becomes_the_student_of_an_alad_model() -> None:
         ({"count": 5}, "from 1 to the model's 4, got 5"),
         ({"strategy": "best"}, "'upper', 'fixed', 'similar'.*got 'best'"),
         ({"groups": [[0], [2, 1], [3]], "count": None}, "in order, each once"),
+        ({"groups": [[0.0], [1, 2, 3]], "count": None}, r"groups must hold integers, got \[0\.0\]"),
         ({"groups": [[0, 1], [2, 3]], "count": 3}, "num_hidden_layers=3"),
         ({"extra_heads": -1}, "prune_width makes layers narrower"),
         ({"extra_heads": 20}, "8 heads or neurons together, fewer than 24"),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
-from graft_models import HEADS, LAYOUTS, NEURONS, model_of, text_for
+from graft_models import HEADS, LAYOUTS, NEURONS, model_of, rows, text_for
 from tiny import TAGS, tiny_config, tiny_tokenizer
 from torch.nn import functional
-from transformers import AutoModelForQuestionAnswering, BertModel, PreTrainedModel
+from transformers import AutoModelForQuestionAnswering, BertForTokenClassification, BertModel, PreTrainedModel
 
 from alad_hf.compression.calibration import CalibrationText
 from alad_hf.compression.encoder_layouts import LayerParts, encoder_layers
@@ -185,6 +185,23 @@ def test_tags_are_taken_by_their_names_where_the_model_has_them() -> None:
     assert not CalibrationText(model_of(), data, tokenizer).labelled, "an encoder has no tags"
     unnamed = data.cast_column("tags", List(Value("int64")))
     assert not CalibrationText(model_of(tagger=True), unnamed, tokenizer).labelled
+
+
+def test_labels_of_which_none_counts_are_no_labels() -> None:
+    model, text = model_of(tagger=True), rows()
+    nothing = text.add_column("labels", [[-100] * len(ids) for ids in text["input_ids"]])
+    given, plain = (CalibrationText(model, each, tiny_tokenizer()) for each in (nothing, text))
+    assert not given.labelled
+    for one, other in zip(layer_importance(model, given).neurons, layer_importance(model, plain).neurons, strict=True):
+        assert one.any() and torch.equal(one, other)
+
+
+def test_scores_that_rank_nothing_are_refused() -> None:
+    model = BertForTokenClassification(tiny_config(id2label={0: "O"}, label2id={"O": 0})).eval()
+    text = text_for(model)
+    with pytest.raises(ValueError, match=r"BertForTokenClassification has the importance 0.*one label.*base_model"):
+        layer_importance(model, text)
+    assert layer_importance(model.base_model, text).heads[0].all()
 
 
 def test_normalised_scores_have_length_one_in_every_layer() -> None:

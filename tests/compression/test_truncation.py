@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -181,6 +182,19 @@ def test_other_models_take_any_order(layer_map: list[int], tmp_path: Path) -> No
 def test_maps_that_do_not_fit_are_refused(layer_map: list[int]) -> None:
     with pytest.raises(ValueError, match=r"layers from 0 to 3, each at most once, got \["):
         truncate_layers(deep_model("bert"), layer_map)
+
+
+def test_integers_of_numpy_are_taken_and_floats_are_not(tmp_path: Path) -> None:
+    model = deep_model("bert")
+    evenly = {"layer_map": "every_second", "num_hidden_layers": np.int64(2)}
+    for number, given in enumerate(({"layer_map": np.linspace(0, 3, 2).astype(int)}, evenly)):
+        student = truncate_layers(model, **given)
+        student.save_pretrained(tmp_path / str(number))
+        assert AutoModel.from_pretrained(tmp_path / str(number)).config.num_hidden_layers == 2
+    with pytest.raises(ValueError, match=r"layer_map must hold integers, got \[0\.0, 1\.0\]"):
+        truncate_layers(model, [0.0, 1.0])
+    with pytest.raises(ValueError, match=r"num_hidden_layers must hold integers, got \[2\.0\]"):
+        truncate_layers(model, "bottom", 2.0)
 
 
 @pytest.mark.parametrize("groups", [1, 4])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import TAGS, random_batch, tiny_alad_config, tiny_config, tiny_teacher, tiny_tokenizer
+from tiny import TAGS, VOCABULARY, random_batch, tiny_alad_config, tiny_config, tiny_teacher, tiny_tokenizer
 from torch.nn import functional
 from transformers import (
     AutoModel,
@@ -57,6 +57,25 @@ class TestTeacher:
         model(**batch, teacher_states=signal.hidden_states[-1], teacher_logits=signal.logits).loss.backward()
         for name, gradient in attached.items():
             assert torch.equal(model.get_parameter(name).grad, gradient), name
+
+    def test_new_tokens_of_the_student_are_not_given_to_it(self) -> None:
+        model, batch = model_under_teacher(freeze_embeddings=False), random_batch()
+        expected = model(**batch).loss
+        model.resize_token_embeddings(len(VOCABULARY), pad_to_multiple_of=64)
+        torch.testing.assert_close(model(**batch).loss, expected)
+        model.resize_token_embeddings(len(VOCABULARY) + 1)
+        batch["input_ids"][0, 1] = len(VOCABULARY)
+        with pytest.raises(ValueError, match=rf"resized to {len(VOCABULARY) + 1} tokens.*knows {len(VOCABULARY)}\."):
+            model(**batch)
+        assert model(batch["input_ids"], batch["attention_mask"]).loss is None
+        teacher, tokenizer = model.teacher, tiny_tokenizer()
+        tokenizer.add_tokens(["acme-works"])
+        model.attach_teacher(teacher, tokenizer=tokenizer, teacher_tokenizer=tiny_tokenizer())
+        with pytest.raises(ValueError, match="the batch lacks teacher_input_ids"):
+            model(**batch)
+        model.attach_teacher(teacher, tokenizer=tokenizer, teacher_tokenizer=tokenizer)
+        teacher.resize_token_embeddings(len(VOCABULARY) + 1)
+        assert model(**batch).loss > 0
 
     def test_is_no_part_of_the_model(self, tmp_path: Path) -> None:
         model = model_under_teacher()

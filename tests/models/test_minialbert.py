@@ -429,6 +429,12 @@ class TestLosses:
         torch.testing.assert_close(sum(parts), outputs.loss)
         assert nothing == 0 and model.config.problem_type == problem_type
 
+    def test_of_texts_with_classes_in_a_column(self) -> None:
+        model = filled(MiniAlbertForSequenceClassification)
+        labels = torch.tensor([4, 0, 2])
+        with torch.no_grad():
+            assert model(**inputs(), labels=labels.view(3, 1)).loss == model(**inputs(), labels=labels).loss
+
     def test_of_texts_with_labels_of_another_shape(self) -> None:
         model = filled(MiniAlbertForSequenceClassification, problem_type="multi_label_classification")
         with pytest.raises(ValueError, match=r"must have the logits' shape \(3, 5\), got \(3, 4\)"):

@@ -476,6 +476,21 @@ def test_rotary_frequencies_of_a_student_in_half_precision_are_not_rounded(tmp_p
         assert torch.equal(AlAdModel.from_pretrained(tmp_path)(ids).last_hidden_state, states[-1])
 
 
+@pytest.mark.parametrize("model_class", [AlAdModel, AlAdForTokenClassification])
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("kernel", ["eager", "sdpa"])
+def test_attention_is_computed_as_the_student_does(kernel: str, compressed: bool, model_class: type) -> None:
+    student = AutoModel.from_config(tiny_config(), attn_implementation=kernel).eval()
+    student = wrap_encoder(student) if compressed else student
+    model = model_class.from_student_pretrained(student, hidden_size=32)
+    encoders = [model.base_model.encoder, *([model.base_model.encoder.encoder] if compressed else [])]
+    assert {encoder.config._attn_implementation for encoder in encoders} == {kernel}
+    inputs = {name: value for name, value in random_batch().items() if name != "labels"}
+    with torch.no_grad():
+        states = model(**inputs, output_hidden_states=True).hidden_states[-2]
+        torch.testing.assert_close(states, student(**inputs).last_hidden_state, atol=0, rtol=0)
+
+
 def test_an_encoder_decoder_is_no_student(tmp_path: Path) -> None:
     sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "vocab_size": len(VOCABULARY)}
     heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2, "max_position_embeddings": 64}

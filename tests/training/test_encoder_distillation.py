@@ -340,6 +340,15 @@ class TestTrainer:
             assert sum(line[name] for line in lines[-5:]) < 0.95 * sum(line[name] for line in lines[:5]), name
         assert trainer.evaluate()["eval_loss"] == trainer.evaluate()["eval_loss"] < lines[0]["loss"]
 
+    def test_noise_on_the_students_embeddings(self, tmp_path: Path) -> None:
+        losses = []
+        for alpha in (None, 50.0):
+            trainer = distill(tiny_mlm(), tmp_path / str(alpha), max_steps=1, neftune_noise_alpha=alpha)
+            losses.append(step_logs(trainer)[0]["loss"])
+        assert losses[0] != losses[1]
+        assert trainer.model.get_input_embeddings() is trainer.model.student.get_input_embeddings()
+        assert not trainer.model.get_input_embeddings()._forward_hooks
+
     @pytest.mark.parametrize("width", [16, 32])
     def test_resuming_is_as_if_nothing_had_happened(self, width: int, tmp_path: Path) -> None:
         """Past the end of the text, with dropout, and with a map between widths, which belongs to no student."""

@@ -17,14 +17,16 @@ from tiny_training import make_rows, step_logs, weights_of
 from transformers import (
     AutoModel,
     AutoModelForQuestionAnswering,
+    AutoModelForTokenClassification,
     BertForTokenClassification,
     PreTrainedModel,
     Trainer,
     TrainingArguments,
 )
 
-from alad_hf import AlAdForQuestionAnswering, AlAdForTokenClassification
+from alad_hf import AlAdForQuestionAnswering, AlAdForTokenClassification, MiniAlbertConfig
 from alad_hf.data import encode_text
+from alad_hf.training.distillation import distilling
 from alad_hf.training.stages import align, last_complete_checkpoint, published_arguments, train
 
 HERE = Path(__file__).resolve().parent
@@ -414,6 +416,65 @@ def test_rows_without_anything_to_learn_are_refused(tmp_path: Path) -> None:
             tokenizer=tiny_tokenizer(),
             args=published_arguments("frozen", tmp_path),
         )
+
+
+def make_tagger(model_type: str) -> PreTrainedModel:
+    if model_type == "minialbert":
+        config = MiniAlbertConfig(
+            vocab_size=len(VOCABULARY),
+            embedding_size=8,
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=24,
+            max_position_embeddings=64,
+            adapter_reduction=2,
+            num_labels=len(TAGS),
+        )
+    else:
+        config = tiny_config(model_type, num_labels=len(TAGS))
+    return AutoModelForTokenClassification.from_config(config)
+
+
+@pytest.mark.parametrize("model_type", ["bert", "minialbert"])
+def test_targets_that_the_model_does_not_read_are_no_targets(
+    model_type: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def run(model: PreTrainedModel, rows: Dataset, name: str) -> list[float]:
+        args = published_arguments("joint", tmp_path / name, max_steps=1, logging_steps=1, use_cpu=True)
+        trainer = train(model, rows, tokenizer=tiny_tokenizer(), args=args, print_logs=False)
+        return [line["loss"] for line in step_logs(trainer)]
+
+    rows = make_rows().remove_columns("teacher_states")
+    signal_alone = rows.remove_columns("labels")
+    model = make_tagger(model_type)
+    message = rf"nothing to learn: a {type(model).__name__} does not read teacher_logits.*adapter=False.*distilling\("
+    with pytest.raises(ValueError, match=message):
+        run(model, signal_alone, "refused")
+    with pytest.raises(ValueError, match=r"does not read start_positions.*Add labels of its task"):
+        run(model, signal_alone.remove_columns("teacher_logits").add_column("start_positions", [1] * 8), "answers")
+    assert "passed by" not in caplog.text
+    with distilling(model):
+        assert run(model, signal_alone, "signal")[0] > 0
+        assert run(model, rows, "distilled")[0] > 0
+    assert "passed by" not in caplog.text
+    run(model, rows, "labels")
+    assert caplog.text.count("['teacher_logits'] of the rows are passed by") == 1
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_rows_given_to_evaluate_may_have_other_columns(named: bool, tmp_path: Path) -> None:
+    """As those of `predict` may: windows of questions have ids."""
+    args = published_arguments("joint", tmp_path, max_steps=1, use_cpu=True)
+    sets = {"seen": make_rows(), "held_out": make_rows(seed=1)} if named else make_rows()
+    given = {"tokenizer": tiny_tokenizer(), "args": args, "print_logs": False}
+    trainer = train(make_model(attached=False), make_rows(), eval_dataset=sets, **given)
+    others = make_rows(rows=5, seed=2)
+    assert "example" in others.column_names
+    found = trainer.evaluate({"other": others} if named else others)["eval_other_loss" if named else "eval_loss"]
+    assert found == pytest.approx(trainer.predict(others).metrics["test_loss"], rel=1e-5)
+    assert trainer.evaluate().keys() >= ({"eval_seen_loss", "eval_held_out_loss"} if named else {"eval_loss"})
+    assert trainer.get_eval_dataloader("seen" if named else None).dataset.column_names[-1] == "length"
 
 
 def test_several_gpus_in_one_process_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

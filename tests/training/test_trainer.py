@@ -17,6 +17,7 @@ from transformers import AutoModel, PreTrainedModel, TrainerCallback
 from alad_hf import AlAdForTokenClassification
 from alad_hf.data.collators import DataCollatorForAlignment
 from alad_hf.evaluation.compute_metrics import entity_metrics
+from alad_hf.training.distillation import distilling
 
 
 def assert_same(weights: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], atol: float = 1e-6) -> None:
@@ -154,6 +155,17 @@ class TestLoggedTerms:
         trainer = make_trainer(make_model(), make_rows(), tmp_path, label_smoothing_factor=0.1)
         with pytest.raises(ValueError, match=r"label_smoothing_factor=0.1 makes the Trainer.*Set it to 0"):
             trainer.train()
+        with distilling(tiny_teacher()) as model, pytest.raises(ValueError, match="without the terms of a teacher"):
+            make_trainer(model, make_rows(), tmp_path, label_smoothing_factor=0.1).train()
+
+    def test_labels_of_a_stock_model_may_be_smoothed(self, tmp_path: Path) -> None:
+        logs = []
+        for factor in (0.0, 0.5):
+            model = tiny_teacher()
+            trainer = make_trainer(model, make_rows(teacher=False), tmp_path, label_smoothing_factor=factor)
+            trainer.train()
+            logs.append(step_logs(trainer))
+        assert [list(line) for line in logs[1]] == [["loss"], ["loss"]] and logs[0] != logs[1]
 
 
 class TestFrozenAndJoint:
