@@ -32,6 +32,7 @@ from ..compression.calibration import CALIBRATION_TOKENS, CalibrationText
 from ..compression.encoder_layouts import encoder_layers
 from ..compression.grafting import PairChoice, graft_groups, graft_layers
 from ..compression.layer_lists import find_layers
+from ..data.loading import Source
 from ..data.mixing import mix_rows
 from ..data.token_labels import encode_tagged_words, longest_input
 from ..models.alad_construction import load_tokenizer
@@ -57,7 +58,7 @@ PROGRESSIVE_PART = 0.5
 
 def graft_tagger(
     tagger: str | PreTrainedModel,
-    data: DatasetDict,
+    data: Source,
     output_dir: str | os.PathLike,
     *,
     num_hidden_layers: int | None = None,
@@ -83,7 +84,7 @@ def graft_tagger(
 
     Args:
         tagger: Folder, Hub id or model; also the teacher.
-        data: Splits `train`, `validation` and perhaps `test` with `tokens` and `tags`, the tagger's.
+        data: As for `train_tagger`, with the tagger's tags.
         output_dir: Where the model goes; stages and checkpoints below it.
         num_hidden_layers: Layers that are left.
         groups: The layers that become one, instead: all layers, in order, such as `[[0], [1, 2]]`.

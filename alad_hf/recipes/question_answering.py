@@ -11,7 +11,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from ..data.loading import load_question_answering
+from ..data.loading import Source, load_question_answering
 from ..data.question_answering import encode_questions
 from ..evaluation.question_answering_metrics import question_answering_metrics
 from ..models.modeling_alad import AlAdForQuestionAnswering
@@ -30,7 +30,7 @@ class TrainedQuestionAnswerer(TrainedModel):
 
 def train_question_answerer(
     encoder: str | PreTrainedModel,
-    data: DatasetDict,
+    data: Source,
     output_dir: str | os.PathLike,
     *,
     teacher: str | PreTrainedModel | None = None,
@@ -61,9 +61,9 @@ def train_question_answerer(
 
     Args:
         encoder: Folder, Hub id or model of the encoder: the student, or without a teacher simply the model to train.
-        data: Splits `train`, `validation` and, for the scores, `test` with the columns of SQuAD; see
-            `load_question_answering`. Without `validation`, a tenth of the training paragraphs is held out with all
-            their questions.
+        data: Splits `train`, `validation` and, for the scores, `test` with the columns of SQuAD, or what
+            `load_question_answering` makes them of, such as a folder. Without `validation`, a tenth of the training
+            paragraphs is held out with all their questions.
         output_dir: Where the model goes, with its tokenizer and, for an AlAd model, its card.
         teacher: Folder, Hub id or model with a question-answering head.
         pairs: Unlabelled (question, context) pairs for the alignment, or a dataset with these two columns; by default

@@ -5,18 +5,20 @@ from __future__ import annotations
 from datasets import ClassLabel, DatasetDict
 from transformers import PreTrainedModel
 
+from ..data.loading import Source, load_token_classification
 from ..data.tag_names import with_common_tags, with_tags_of
 from ..data.tagged_datasets import dataset_to_sentences
 from .validation_split import with_validation
 
 
 def tagged_splits(
-    data: DatasetDict, teacher: PreTrainedModel | None = None, tagger: PreTrainedModel | None = None
+    data: Source, teacher: PreTrainedModel | None = None, tagger: PreTrainedModel | None = None
 ) -> DatasetDict:
     """Check splits, hold out a validation split where there is none, and number the tags of all alike.
 
     Args:
-        data: Splits with the columns `tokens` and `tags`; others than `train`, `validation` and `test` are left out.
+        data: Splits with the columns `tokens` and `tags`, of which others than `train`, `validation` and `test` are
+            left out; or what `load_token_classification` makes such of.
         teacher: A tagger whose numbers they get.
         tagger: Without a teacher, what is trained on: they get its numbers if it has the same tags, so that its head
             can be kept.
@@ -25,6 +27,8 @@ def tagged_splits(
         ValueError: A split is empty or lacks a column, its tags are no class labels, the split that scores are of has
             a word without a tag, or the teacher does not know a tag.
     """
+    if not isinstance(data, DatasetDict):
+        data = load_token_classification(data)
     data = DatasetDict({split: data[split] for split in ("train", "validation", "test") if split in data})
     for split, rows in data.items():
         if not len(rows):

@@ -10,7 +10,7 @@ from typing import Any
 from datasets import Dataset, DatasetDict
 from transformers import AutoModelForTokenClassification, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from ..data.loading import Source, load_token_classification
+from ..data.loading import Source
 from ..data.token_labels import encode_tagged_words
 from ..evaluation.compute_metrics import entity_metrics, tagging_metrics
 from ..models.modeling_alad import AlAdForTokenClassification
@@ -89,8 +89,6 @@ def train_tagger(
         {'f1': ..., 'precision': ...}
     """
     budget = budget or Budget()
-    if not isinstance(data, DatasetDict):
-        data = load_token_classification(data)
     parts = load_parts(
         encoder,
         tokenizer=tokenizer,
