@@ -291,15 +291,17 @@ def load_tokenizer(name: str | None, argument: str, **kwargs: Any) -> PreTrained
         argument: What the caller would pass the tokenizer as.
         **kwargs: For `from_pretrained`, such as `revision` or `token`. No code beside the model is run.
     """
-    remedy = f"Save one beside the model, or pass {argument}=AutoTokenizer.from_pretrained(...)."
+    remedy = f"Pass {argument}=AutoTokenizer.from_pretrained(...)"
     if not name:
-        raise ValueError(f"The model has no name to load its tokenizer from. {remedy}")
+        raise ValueError(f"The model has no name to load its tokenizer from. {remedy}.")
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **kwargs)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"No tokenizer could be loaded from {name!r}: {error}\n{remedy}") from error
+        raise ValueError(
+            f"No tokenizer could be loaded from {name!r}: {error}\n{remedy}, or save one beside the model."
+        ) from error
     if is_empty(tokenizer):
-        raise ValueError(f"{name!r} holds no tokenizer. {remedy}")
+        raise ValueError(f"{name!r} holds no tokenizer. {remedy}, or save one beside the model.")
     return tokenizer
 
 
