@@ -83,7 +83,7 @@ def _with_common_options(
             if as_json:
                 typer.echo(json.dumps(report.data, indent=1, ensure_ascii=False))
             else:
-                _plain_console().print(report.shown)
+                _plain_console().print(report.shown, crop=False)  # what is wider than a pipe is there to be copied
 
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(function, eval_str=True).parameters.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -285,6 +286,10 @@ def test_export_then_predict_evaluate_and_benchmark(folder: Path, tmp_path: Path
     assert row["parameters"] is None and row["stored_megabytes"] > 0 and row["sentences_per_second"] > 0
     assert "run on the CPU" in run("predict", out, "--device", "cuda", code=1).stderr
     assert "exist" in run("export", folder / "tagger", "--output", out, code=1).stderr
+
+    shown = run("export", folder / "tagger", "--output", tmp_path / "again", "--data", folder / "corpus").stdout
+    percent = f"{100 * facts['scores']['torch']['accuracy']:.2f}"
+    assert re.search(rf"torch +onnx *\n(.*\n)+ *accuracy +{percent} +{percent} *\n", shown)
 
 
 def test_card(folder: Path, tmp_path: Path, run) -> None:
