@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -531,3 +532,11 @@ def test_a_damaged_checkpoint_is_an_error_of_the_user(folder: Path, tmp_path: Pa
     weights.write_bytes(weights.read_bytes()[:1000])
     done = run("predict", tmp_path, code=1)
     assert done.stderr.startswith("Error: ") and "Traceback" not in done.stderr
+
+
+def test_a_value_of_a_wrong_type_in_a_config_is_an_error_of_the_user(folder: Path, tmp_path: Path, run) -> None:
+    model = shutil.copytree(folder / "teacher", tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "hidden_size": "x"}))
+    done = run("predict", model, code=1)
+    assert done.stderr.startswith("Error: ") and "hidden_size" in done.stderr and "Traceback" not in done.stderr
