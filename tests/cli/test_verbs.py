@@ -503,6 +503,8 @@ def test_values_out_of_range_are_wrong_usage(folder: Path, tmp_path: Path, run) 
         [*align, "--output", tmp_path / "file"],
         [*align, "--output", tmp_path / "out", "--epochs", 0],
         [*align, "--output", tmp_path / "out", "--batch-size", 0],
+        ["quickstart", "--output", tmp_path / "out", "--epochs", 0],
+        ["quickstart", "--output", tmp_path / "out", "--layers", 0],
     ):
         assert "Invalid value for" in run(*arguments, code=2).stderr
 
