@@ -189,6 +189,23 @@ def test_compress_draws_a_graft(folder: Path, tmp_path: Path, run) -> None:
     assert "nothing that --picture could do" in run(*common, "--method", "int8", code=1).stderr
 
 
+def test_a_picture_that_cannot_be_drawn_is_known_before_the_model_is_made(folder: Path, tmp_path: Path, run) -> None:
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "out"
+    common = ("compress", folder / "teacher", "--method", "graft", "--num-layers", 1, "--text", folder / "text.txt")
+    for picture, message in (
+        ("p.xyz", "p.xyz' ends in '.xyz', and pictures end in one of ['"),
+        ("p", "ends in ''"),
+        ("nowhere/p.png", "for the picture p.png: make it first"),
+        ("folder.png", "folder.png is a folder: name a file"),
+    ):
+        (tmp_path / "folder.png").mkdir(exist_ok=True)
+        assert message in run(*common, "--output", out, "--picture", tmp_path / picture, code=1).stderr
+        assert not out.exists()
+    run(*common, "--output", out, "--picture", out / "p.PNG")  # a folder that the call makes
+    assert (out / "p.PNG").exists()
+
+
 @pytest.mark.parametrize(
     "options",
     [
