@@ -260,7 +260,12 @@ def _compute_missing(
             raise OSError(error.errno, message) from error
 
     with tqdm(
-        total=sum(missing.values()), desc="Teacher states", unit=" tokens", unit_scale=True, name="alad_hf.alignment"
+        total=sum(missing.values()),
+        desc="Teacher states",
+        unit=" tokens",
+        unit_scale=True,
+        disable=None,  # in a pipe or a log
+        name="alad_hf.alignment",
     ) as progress:
         for path in fill_shards(missing, compute):
             progress.update(missing[path])
@@ -290,7 +295,7 @@ def _batches_by_length(lengths: np.ndarray, tokens_per_batch: int) -> Iterator[n
 
 
 def _announce(tokens: int, sample: dict[str, np.ndarray], free: int, cache_dir: Path) -> None:
-    """Say what the files will take, as a warning because that is what a user sees by default.
+    """Say what the files will take, as a warning where that is most of the space.
 
     Raises:
         OSError: There is less space.
@@ -303,7 +308,8 @@ def _announce(tokens: int, sample: dict[str, np.ndarray], free: int, cache_dir: 
         )
         raise OSError(errno.ENOSPC, message)
     if os.environ.get("RANK", "0") == "0":
-        logger.warning(
+        logger.log(
+            logging.WARNING if needed > free / 2 else logging.INFO,
             "Teacher states of %s tokens will take %s in %s, which has %s free.",
             f"{tokens:,}",
             _size(needed),

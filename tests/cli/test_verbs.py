@@ -12,6 +12,7 @@ import pytest
 import torch
 from tiny import TAGS, tiny_tokenizer
 from transformers import AutoModel, AutoModelForQuestionAnswering, AutoModelForTokenClassification, AutoTokenizer
+from typer.testing import CliRunner
 
 from alad_hf import AlAdForTokenClassification, AlAdModel
 from alad_hf.compression import compress_embeddings, embedding_metric, prune_width, token_weights
@@ -532,8 +533,24 @@ def test_quiet_shows_no_progress(folder: Path, tmp_path: Path, run, monkeypatch:
     (tmp_path / "text").write_text("Smith visited York\nJones works\n" * 20)
     align = ["align", folder / "student", "--teacher", folder / "teacher", "--text", tmp_path / "text"]
     align += ["--method", "closed-form", "--adapter-type", "linear"]
+    assert "Moments" not in run(*align, "--output", tmp_path / "pipe").stderr
+    stream = sys.modules[CliRunner.isolation.__module__]._NamedTextIOWrapper  # of typer, or of click
+    monkeypatch.setattr(stream, "isatty", lambda self: True, raising=False)
     assert "Moments" in run(*align, "--output", tmp_path / "one").stderr
     assert "Moments" not in run(*align, "--output", tmp_path / "two", "--quiet").stderr
+
+
+def test_the_size_of_teacher_states_is_announced_but_to_the_quiet(
+    folder: Path, tmp_path: Path, run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("alad_hf.alignment.teacher_cache.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    train = ("train", folder / "student", "--teacher", folder / "teacher", "--data", folder / "corpus", "--epochs", 1)
+    run(*train, "--output", tmp_path / "one")
+    assert "tokens will take" in caplog.text
+    caplog.clear()
+    shutil.rmtree(tmp_path / "cache")
+    run(*train, "--output", tmp_path / "two", "--quiet")
+    assert "tokens will take" not in caplog.text and list((tmp_path / "cache").rglob("*.arrow"))
 
 
 def test_a_model_without_a_tokenizer_or_in_onnx_is_named(folder: Path, tmp_path: Path, run) -> None:
