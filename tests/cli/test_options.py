@@ -161,6 +161,9 @@ def test_options_of_the_python_call() -> None:
         ("- width\n", "must hold option names"),
         ("3: 4\n", "must hold option names"),
         ("width: [\n", "is not YAML"),
+        ("width: 3\nwidth: 4\n", "sets one option twice, as 'width' and 'width'"),
+        ("keep-layers: 1\nkind: a\nkeep_layers: 2\n", "twice, as 'keep-layers' and 'keep_layers': leave one"),
+        ("keep: 1\nkeep-layers:\n", "twice, as 'keep' and 'keep-layers'"),
         ("width: !!python/object/apply:os.getcwd []\n", "is not YAML"),
     ],
 )

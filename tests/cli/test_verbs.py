@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from transformers import AutoModel, AutoModelForQuestionAnswering, AutoModelForT
 from typer.testing import CliRunner
 
 from alad_hf import AlAdForTokenClassification, AlAdModel
+from alad_hf.cli.application import console
 from alad_hf.compression import compress_embeddings, embedding_metric, prune_width, token_weights
 from alad_hf.data import encode_tagged_words, load_question_answering, load_token_classification
 from alad_hf.hub.model_card import record_training
@@ -345,6 +347,24 @@ def test_card_beside_teacher_and_plain_student(folder: Path, tmp_path: Path, run
 
 def test_push_asks_for_a_complete_checkpoint(folder: Path, tmp_path: Path, run) -> None:
     assert "There is no folder" in run("push", tmp_path / "nowhere", "me/mine", code=1).stderr
+    exported = shutil.copytree(folder / "teacher", tmp_path / "exported")
+    (exported / "model.safetensors").rename(exported / "model.onnx")
+    message = run("push", exported, "me/mine", code=1).stderr
+    assert "a model in ONNX, and what is pushed is a checkpoint" in message and "save_pretrained" not in message
+
+
+def test_what_is_said_of_a_space_can_be_copied(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run
+) -> None:
+    pytest.importorskip("gradio", reason='the extra "demo" is not installed')
+    monkeypatch.setattr("alad_hf.demo.space._requirements", lambda extras: [])  # of an installed package
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(console, "_width", None)
+    space = tmp_path / "a space with a long name" / "in it"
+    said = run("demo", folder / "teacher", "--compare", "runs/nope", "--write-space", space).stderr
+    assert f"\nhf upload NAME {shlex.quote(str(space))} --repo-type space\n" in said
+    assert "runs/nope is no folder here: the Space will load it from the Hub by that name." in said
+    assert f"{folder / 'teacher'} is no" not in said
 
 
 def test_push_makes_the_call(folder: Path, monkeypatch: pytest.MonkeyPatch, run) -> None:
