@@ -217,7 +217,9 @@ def _write(
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: name a file for the predictions.")
     if resume and path.exists() and not path.is_file():
-        raise ValueError(f"resume=True (--resume) goes on with a file, and {path} is a device or a pipe: leave it out.")
+        raise ValueError(
+            f"resume=True (--resume) goes on with a file, and {path} is a device or a pipe: leave it out."
+        )
     if path.is_file():  # /dev/null and pipes hold nothing that could be overwritten
         if not resume:
             raise FileExistsError(

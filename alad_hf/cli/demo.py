@@ -55,7 +55,7 @@ def demo(
         for name in (*models, *([] if teacher is None else [teacher])):
             if not Path(name).is_dir():
                 console.print(f"{name} is no folder here: the Space will load it from the Hub by that name.")
-        console.print(f"Wrote the Space to {write_space}. Try it there with `python app.py`, and publish it with")
+        console.print(f"Wrote the Space to {write_space}. Try it there with `python app.py`; publish it with")
         command = ["hf", "upload", "NAME", str(write_space), "--repo-type", "space"]
         console.print(shlex.join(command), soft_wrap=True, highlight=False)  # whole, since it is there to be copied
         return

@@ -73,8 +73,8 @@ def launch_demo(
         page.launch(server_name=host, server_port=port, share=share, quiet=not block, prevent_thread_lock=True)
     except OSError as error:
         raise OSError(
-            f"No page can be served at {host}, port {port}: the port is taken, or the address is none of this machine. "
-            f"Name another port, such as {port + 1}, or host, such as 127.0.0.1."
+            f"No page can be served at {host}, port {port}: the port is taken, or the address is none of this "
+            f"machine. Name another port, such as {port + 1}, or host, such as 127.0.0.1."
         ) from error
     if block:
         page.block_thread()
