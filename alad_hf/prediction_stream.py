@@ -74,6 +74,7 @@ def tag_stream(
 
     Raises:
         FileExistsError: `target` exists and `resume` is False.
+        IsADirectoryError: `target` is a folder.
         ValueError: The input is malformed, a word cannot be written as a column, `target` is the input itself or is of
             another one, or what `predict_words` raises.
     """
@@ -143,6 +144,7 @@ def answer_stream(
 
     Raises:
         FileExistsError: `target` exists and `resume` is False.
+        IsADirectoryError: `target` is a folder.
         ValueError: A line is malformed or its question cannot be answered, as when it leaves no room for the context;
             the message has the number of the line. Or `batch_size` is below 1, or `target` is of another input.
     """
@@ -229,7 +231,13 @@ def _write(
             raise ValueError("resume=True needs the file to go on with: pass its path as target.")
         return _write_all(predict(records), target)
     path = Path(target)
-    if path.exists():
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name a file for the predictions.")
+    if resume and path.exists() and not path.is_file():
+        raise ValueError(
+            f"resume=True (--resume) goes on with a file, and {path} is a device or a pipe: leave it out."
+        )
+    if path.is_file():  # /dev/null and pipes hold nothing that could be overwritten
         if not resume:
             raise FileExistsError(
                 f"{path} exists. Pass resume=True (--resume) to go on with it, or name another file."

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from datasets import DatasetDict
-from transformers import AutoTokenizer, TrainerCallback
+from transformers import AutoConfig, AutoTokenizer, TrainerCallback
 
 from .data.loading import load_token_classification
 from .evaluation.efficiency import count_parameters, efficiency_report
@@ -98,13 +98,20 @@ def quickstart(
 
     Raises:
         FileExistsError: Such a folder is there, and no quickstart made it.
+        ValueError: `layers` or `epochs` is below 1, or the encoder has fewer layers.
     """
     start = time.time()
+    for name, value in (("layers", layers), ("epochs", epochs)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name}={value} (--{name}) must be 1 or more.")
     output_dir = Path(output_dir)
     _claim(output_dir)
     splits = with_validation(data if isinstance(data, DatasetDict) else load_token_classification(data), "tokens")
     dataset_name = data if isinstance(data, str) else "the data given"
     source = resolve_pretrained(encoder)
+    depth = AutoConfig.from_pretrained(source, trust_remote_code=False).num_hidden_layers
+    if layers > depth:  # else it is known only when the teacher is trained
+        raise ValueError(f"layers={layers} (--layers) must be from 1 to {depth}, which {encoder} has.")
     tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     steps_per_epoch = math.ceil(len(splits["train"]) / 32)
     if texts is not None:
@@ -112,7 +119,8 @@ def quickstart(
     else:
         exchanged = exchange_mentions(splits["train"], copies=EXCHANGED_COPIES, seed=seed)
         alignment_steps = EXCHANGED_EPOCHS * math.ceil(len(exchanged) / 32)
-    epochs = epochs or max(5, round(200 / steps_per_epoch))
+    if epochs is None:
+        epochs = max(5, round(200 / steps_per_epoch))
 
     def train_and_measure(name: str, folder: str, **arguments: Any) -> tuple[TrainedTagger, Row]:
         report(f"Training: {name}")

@@ -18,7 +18,7 @@ import yaml
 from tiny import tiny_config, tiny_teacher, tiny_tokenizer
 from transformers import AutoModelForQuestionAnswering, PreTrainedModel
 
-from alad_hf.demo import build_demo, write_space
+from alad_hf.demo import build_demo, launch, launch_demo, write_space
 from alad_hf.demo.comparison import Span, find_disagreements
 from alad_hf.demo.rendering import LISTED_DISAGREEMENTS, render_legend, render_readings, shown
 from alad_hf.demo.shown_models import Reading, ShownModel, load_shown_models, read_and_time
@@ -333,3 +333,13 @@ def test_without_gradio_the_message_says_what_to_install(monkeypatch: pytest.Mon
     monkeypatch.delitem(sys.modules, "alad_hf.demo.page", raising=False)
     with pytest.raises(ImportError, match=r'pip install "alad_hf\[demo\]"'):
         build_demo(["anything"])
+
+
+def test_an_address_that_cannot_be_served_is_a_matter_of_host_or_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Page:
+        def launch(self, **options) -> None:
+            raise OSError("Cannot find empty port")
+
+    monkeypatch.setattr(launch, "build_demo", lambda models, **options: Page())
+    with pytest.raises(OSError, match=r"at 300\.1\.1\.1, port 7860.* Name another port, such as 7861, or host"):
+        launch_demo(["any"], host="300.1.1.1", block=False)

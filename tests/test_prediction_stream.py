@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import threading
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -399,6 +401,24 @@ def test_long_contexts_are_read_ahead_in_small_numbers(monkeypatch: pytest.Monke
     lines = [json.dumps({"question": "who", "context": "a" * length}) for length in lengths]
     assert answer_stream(answerer, io.BytesIO("\n".join(lines).encode()), io.StringIO(), batch_size=1) == 14
     assert asked == [[3] * 8, [70, 5, 5], [40, 40], [40]]  # at most 8, or 80 characters
+
+
+def test_what_is_no_file_is_written_to_or_refused(tmp_path: Path) -> None:
+    model, tokenizer = Letters(), tiny_tokenizer()
+    for resume in (False, True):
+        with pytest.raises(IsADirectoryError, match="is a folder: name a file"):
+            tag_stream(model, tokenizer, io.BytesIO(b"a\n"), tmp_path, resume=resume)
+    assert tag_stream(model, tokenizer, io.BytesIO(b"a\nb\n"), os.devnull) == 2
+    with pytest.raises(ValueError, match=r"\(--resume\) goes on with a file, and .* is a device"):
+        tag_stream(model, tokenizer, io.BytesIO(b"a\n"), os.devnull, resume=True)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
+    reader.start()
+    tag_stream(model, tokenizer, io.BytesIO(b"a\n"), pipe)
+    reader.join(timeout=30)
+    assert json.loads(read[0])["text"] == "a"
 
 
 def test_a_refused_call_leaves_no_file(tmp_path: Path) -> None:

@@ -69,6 +69,24 @@ def test_the_folders_of_others_are_left_alone(tmp_path: Path) -> None:
     assert mine.exists() and [path.name for path in tmp_path.iterdir()] == ["teacher"]
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"epochs": 0}, r"epochs=0 \(--epochs\) must be 1 or more"),
+        ({"layers": 0}, r"layers=0 \(--layers\) must be 1 or more"),
+        ({"layers": 4}, r"layers=4 \(--layers\) must be from 1 to 3, which .*student has"),
+    ],
+)
+def test_what_cannot_be_is_known_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict, message: str
+) -> None:
+    monkeypatch.setattr("alad_hf.quickstart.train_tagger", lambda *args, **options: pytest.fail("trained"))
+    encoder = student(tmp_path / "student")
+    data = DatasetDict(train=dataset(8), validation=dataset(), test=dataset())
+    with pytest.raises(ValueError, match=message):
+        quickstart(tmp_path / "out", data=data, encoder=encoder, **{"epochs": 1, **given})
+
+
 def test_gap_recovered() -> None:
     def row(score: float) -> Row:
         return Row("", score, 1, 1, 1.0, 1.0)

@@ -325,7 +325,8 @@ class _Text:
         order = sorted((row for row, length in enumerate(lengths) if length), key=lengths.__getitem__)
         batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
         share = batches[state.process_index :: state.num_processes]
-        for batch in tqdm(share, desc="Moments", disable=not state.is_main_process, name="alad_hf.alignment"):
+        disable = None if state.is_main_process else True  # None: in a pipe or a log
+        for batch in tqdm(share, desc="Moments", disable=disable, name="alad_hf.alignment"):
             yield self.collator([self.rows[row] for row in batch])
 
     def _student(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

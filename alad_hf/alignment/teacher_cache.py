@@ -37,6 +37,7 @@ TOKENS_PER_SHARD = 2**17
 """Tokens of one cache file at most: 200 MB of float16 states of width 768, which are in memory at once."""
 
 _SIGNAL_COLUMNS = ("teacher_states", "teacher_logits", "teacher_mask")
+_MUCH = 100_000_000  # bytes; of more than these those are told, too, who see warnings alone
 _OFFSET_BYTES = 4  # of Arrow, for each token of a column of vectors
 _REMEDY = 'Take another folder (cache_dir=...), fewer rows, dtype="float16", or an attached teacher (no cache).'
 
@@ -260,7 +261,12 @@ def _compute_missing(
             raise OSError(error.errno, message) from error
 
     with tqdm(
-        total=sum(missing.values()), desc="Teacher states", unit=" tokens", unit_scale=True, name="alad_hf.alignment"
+        total=sum(missing.values()),
+        desc="Teacher states",
+        unit=" tokens",
+        unit_scale=True,
+        disable=None,  # in a pipe or a log
+        name="alad_hf.alignment",
     ) as progress:
         for path in fill_shards(missing, compute):
             progress.update(missing[path])
@@ -290,7 +296,7 @@ def _batches_by_length(lengths: np.ndarray, tokens_per_batch: int) -> Iterator[n
 
 
 def _announce(tokens: int, sample: dict[str, np.ndarray], free: int, cache_dir: Path) -> None:
-    """Say what the files will take, as a warning because that is what a user sees by default.
+    """Say what the files will take, as a warning where that is much.
 
     Raises:
         OSError: There is less space.
@@ -303,7 +309,8 @@ def _announce(tokens: int, sample: dict[str, np.ndarray], free: int, cache_dir: 
         )
         raise OSError(errno.ENOSPC, message)
     if os.environ.get("RANK", "0") == "0":
-        logger.warning(
+        logger.log(
+            logging.WARNING if needed > min(_MUCH, free / 2) else logging.INFO,
             "Teacher states of %s tokens will take %s in %s, which has %s free.",
             f"{tokens:,}",
             _size(needed),

@@ -16,7 +16,7 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 from huggingface_hub import constants
-from huggingface_hub.errors import HTTPError
+from huggingface_hub.errors import HTTPError, StrictDataclassError
 from huggingface_hub.utils import enable_progress_bars
 from rich.console import Console, RenderableType
 from rich.logging import RichHandler
@@ -37,8 +37,16 @@ _plain_console = partial(Console, markup=False, emoji=False)
 console = _plain_console(stderr=True)
 """For what is said on the way; silent with `--quiet`. Results go to standard output, errors and warnings past it."""
 _warnings = _plain_console(stderr=True)
-# HTTPError is that of the client which huggingface_hub uses, and no OSError where nobody answered.
-_USER_ERRORS = (OSError, ValueError, TypeError, ImportError, RuntimeError, SafetensorError, HTTPError)
+_USER_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    ImportError,
+    RuntimeError,
+    SafetensorError,
+    HTTPError,  # that of the client which huggingface_hub uses, and no OSError where nobody answered
+    StrictDataclassError,  # a value in config.json is of a wrong type, or does not go with another
+)
 
 
 class Report(NamedTuple):
@@ -84,7 +92,7 @@ def _with_common_options(
             if as_json:
                 typer.echo(json.dumps(report.data, indent=1, ensure_ascii=False))
             else:
-                _plain_console().print(report.shown)
+                _plain_console().print(report.shown, crop=False)  # what is wider than a pipe is there to be copied
 
     parameters: list[inspect.Parameter] = []
     for parameter in inspect.signature(function, eval_str=True).parameters.values():

@@ -100,7 +100,7 @@ def compress(
     """Make a smaller model, saved with its tokenizer; a task head is kept, but for recursive."""
     from ..evaluation.efficiency import count_parameters, stored_bytes
     from ..evaluation.graft_picture import draw_graft
-    from ..evaluation.matplotlib_figure import figure_class
+    from ..evaluation.matplotlib_figure import check_picture
     from ..long_documents import state_length
 
     given = {
@@ -130,6 +130,8 @@ def compress(
     if "text" in options and "data" in options:
         raise ValueError("--text and --data say both what is read: leave one of them out.")
     check_no_model(output)
+    if picture is not None:  # drawn below, when the model is saved
+        check_picture(options.pop("picture"), coming=output)
     kind, original, tokenizer = load_model(model, backend="torch")
     if "text" in options:
         options |= {"texts": read_lines(options.pop("text")), "tokenizer": tokenizer}
@@ -140,8 +142,6 @@ def compress(
     if "metric" in options and "texts" not in options:
         raise ValueError("--metric and --no-metric say what is read of --text, which is missing.")
     own = {"bytes" if name == "num_bytes" else name for name, value in given.items() if value is not None}
-    if options.pop("picture", None) is not None:  # drawn below, if there is what draws it
-        figure_class()
     smaller = _MAKERS.get(method, _embeddings(method))(original, options | _parsed(option or [], own))
     state_length(tokenizer, smaller.config)
     smaller.save_pretrained(output)

@@ -16,14 +16,16 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
         path: A mapping of option names (`batch-size` or `batch_size`) or argument names to values, or None.
 
     Raises:
-        typer.BadParameter: The file is no such mapping, or a key is no option of this verb.
+        typer.BadParameter: The file is no such mapping, or a key is no option of this verb or one that is there
+            already.
     """
     if path is None:
         return None
     import yaml  # type: ignore[import-untyped]
 
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        written = path.read_text(encoding="utf-8")
+        values = yaml.safe_load(written)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise typer.BadParameter(f"{path} is not YAML: {error}") from error
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
@@ -33,12 +35,27 @@ def read_config(context: typer.Context, path: Path | None) -> Path | None:
     if unknown:
         known = sorted({name.replace("_", "-") for name in names})
         raise typer.BadParameter(f"{path}: {unknown} are not options of {context.info_name}; it has {known}.")
+    _check_each_once(yaml.compose(written, yaml.SafeLoader), names, path)
     context.default_map = {
         names[_spelled(key)].name: _value(value, names[_spelled(key)], f"{path}: {key}")
         for key, value in values.items()
         if value is not None
     }
     return path
+
+
+def _check_each_once(mapping: Any, names: dict[str, Any], path: Path) -> None:  # noqa: ANN401 - a node of YAML
+    """Raise where two keys are one option: of two that are equal, a dictionary would have the last alone."""
+    earlier: dict[str, str] = {}
+    for node, _ in mapping.value:
+        option, key = names.get(_spelled(node.value)), node.value
+        if option is None:  # <<, which stands for the keys of another mapping
+            continue
+        if option.name in earlier:
+            raise typer.BadParameter(
+                f"{path} sets one option twice, as {earlier[option.name]!r} and {key!r}: leave one of them out."
+            )
+        earlier[option.name] = key
 
 
 def _names_of_options(context: typer.Context) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,10 +52,12 @@ def demo(
             flags = " and ".join(f"--{name}" for name in served)
             raise ValueError(f"--write-space serves nothing, so {flags} would do nothing: leave it out.")
         write(write_space, models, teacher=teacher, trust_remote_code=trust_remote_code)
-        console.print(
-            f"Wrote the Space to {write_space}. Try it there with `python app.py`; publish it with "
-            f"`hf upload NAME {write_space} --repo-type space`."
-        )
+        for name in (*models, *([] if teacher is None else [teacher])):
+            if not Path(name).is_dir():
+                console.print(f"{name} is no folder here: the Space will load it from the Hub by that name.")
+        console.print(f"Wrote the Space to {write_space}. Try it there with `python app.py`; publish it with")
+        command = ["hf", "upload", "NAME", str(write_space), "--repo-type", "space"]
+        console.print(shlex.join(command), soft_wrap=True, highlight=False)  # whole, since it is there to be copied
         return
     page = launch_demo(models, teacher=teacher, trust_remote_code=trust_remote_code, block=False, **served)
     address = page.local_url if page.share_url is None else f"{page.local_url} and {page.share_url}"

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Group
 
 from .application import Report, verb
 from .evaluate import SplitIfData, check_split, load_split
 from .models import kind_of
-from .tables import facts_table
+from .tables import facts_table, in_percent, score_columns
 
 
 @verb()
@@ -41,10 +42,11 @@ def export(
         dataset=None if data is None else load_split(kind_of(source), data, split or "test"),
     )
     facts = done.as_dict()
-    shown: dict[str, object] = {name: facts[name] for name in facts if isinstance(facts[name], (str, int, float))}
-    for backend, row in (done.scores or {}).items():
-        shown |= {f"{name}, {backend}": value for name, value in row.items()}
-    return Report(facts, facts_table(shown))
+    shown = facts_table({name: value for name, value in facts.items() if isinstance(value, (str, int, float))})
+    if not done.scores:
+        return Report(facts, shown)
+    scores = {name: row if done.task == "question-answering" else in_percent(row) for name, row in done.scores.items()}
+    return Report(facts, Group(shown, "", score_columns(scores)))
 
 
 @verb()

@@ -20,8 +20,10 @@ def quickstart(
     output: Annotated[Path, typer.Option(help="Folder for the models, made anew.")] = Path("runs/quickstart"),
     data: Data = "builtin",
     text: TextFiles = None,
-    layers: Annotated[int, typer.Option(help="Layers of the student.")] = 2,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the labels; about 200 steps if omitted.")] = None,
+    layers: Annotated[int, typer.Option(help="Layers of the student.", min=1)] = 2,
+    epochs: Annotated[
+        int | None, typer.Option(help="Passes over the labels; about 200 steps if omitted.", min=1)
+    ] = None,
     seed: Seed = 0,
     resume: Resume = False,
     sentence: Annotated[str, typer.Option(help="What to tag at the end.")] = (

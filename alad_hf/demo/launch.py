@@ -64,7 +64,7 @@ def launch_demo(
         The page; `local_url` is its address, and `close()` ends it.
 
     Raises:
-        OSError: The port is taken, or there is no such model.
+        OSError: The port is taken, this machine has no such address, or there is no such model.
         ImportError: See `build_demo`.
         ValueError: See `build_demo`.
     """
@@ -73,7 +73,8 @@ def launch_demo(
         page.launch(server_name=host, server_port=port, share=share, quiet=not block, prevent_thread_lock=True)
     except OSError as error:
         raise OSError(
-            f"No page can be served at {host}, port {port}: name another port, such as {port + 1}."
+            f"No page can be served at {host}, port {port}: the port is taken, or the address is none of this "
+            f"machine. Name another port, such as {port + 1}, or host, such as 127.0.0.1."
         ) from error
     if block:
         page.block_thread()

@@ -167,6 +167,11 @@ def _weights(folder: Path) -> list[str]:
     else:
         names = [WEIGHTS_FILE]
     missing = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
+    if missing and any(folder.glob("*.onnx")):
+        raise ValueError(
+            f"{str(folder)!r} holds a model in ONNX, and what is pushed is a checkpoint of torch with its weights in "
+            "safetensors: name the folder of the model that it was exported from."
+        )
     if missing:
         raise ValueError(
             f"{str(folder)!r} lacks the weights {', '.join(missing)}. Only safetensors are published, since other "

@@ -445,13 +445,14 @@ class TestSpace:
     BYTES_PER_TOKEN = (32 * 4 + 4) + (len(TAGS) * 4 + 4)
 
     def test_is_announced(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level("INFO", logger="alad_hf")
         rows = dataset(400)
         cache(rows, tiny_teacher(), tmp_path)
         tokens = sum(map(len, rows["input_ids"]))
         (file,) = tmp_path.glob("*.arrow")
         assert file.stat().st_size == pytest.approx(tokens * self.BYTES_PER_TOKEN, rel=0.02)
         (record,) = caplog.records
-        assert record.levelname == "WARNING"
+        assert record.levelname == "INFO"
         size = f"{tokens * self.BYTES_PER_TOKEN / 1e6:.1f} MB"
         assert f"{tokens:,} tokens will take {size} in {tmp_path}, which has" in record.getMessage()
         cache(rows, tiny_teacher(), tmp_path)
@@ -459,7 +460,13 @@ class TestSpace:
 
     @pytest.mark.parametrize("spare", [0, -1])
     def test_is_checked_first(
-        self, spare: int, tmp_path: Path, small_shards: None, runs: list[int], monkeypatch: pytest.MonkeyPatch
+        self,
+        spare: int,
+        tmp_path: Path,
+        small_shards: None,
+        runs: list[int],
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         teacher, rows = tiny_teacher(), dataset()
         cache(rows.select(range(4)), teacher, tmp_path)
@@ -469,6 +476,7 @@ class TestSpace:
         if spare >= 0:
             cache(rows, teacher, tmp_path)
             assert sum(runs) == 1 + 6
+            assert [record.levelname for record in caplog.records] == ["WARNING"]  # it will take nearly all of it
         else:
             message = (
                 rf"take {needed:,} bytes .*{tmp_path} has only {needed - 1:,} bytes .*cache_dir=.*fewer rows.*float16"
@@ -483,13 +491,14 @@ class TestProcesses:
         script = tmp_path / "script.py"
         script.write_text(
             textwrap.dedent("""
-            import os, sys, time
+            import logging, os, sys, time
             from pathlib import Path
             import torch
             from accelerate import PartialState
             import test_teacher_cache as here
             from alad_hf.alignment import teacher_cache
 
+            logging.basicConfig(level=logging.INFO)
             teacher_cache.ROWS_PER_SHARD = 4
             folder, state, written, write = Path(sys.argv[1]), PartialState(cpu=True), [], teacher_cache.write_shard
 

@@ -161,6 +161,9 @@ def test_options_of_the_python_call() -> None:
         ("- width\n", "must hold option names"),
         ("3: 4\n", "must hold option names"),
         ("width: [\n", "is not YAML"),
+        ("width: 3\nwidth: 4\n", "sets one option twice, as 'width' and 'width'"),
+        ("keep-layers: 1\nkind: a\nkeep_layers: 2\n", "twice, as 'keep-layers' and 'keep_layers': leave one"),
+        ("keep: 1\nkeep-layers:\n", "twice, as 'keep' and 'keep-layers'"),
         ("width: !!python/object/apply:os.getcwd []\n", "is not YAML"),
     ],
 )
@@ -225,6 +228,30 @@ def test_paths_and_labels_are_shown_as_they_are(monkeypatch: pytest.MonkeyPatch,
         assert (done.exit_code, done.stderr) == (0, f"Saved in {text}.\n")
         assert done.stdout.count(text) == times, done.stdout
     assert CliRunner().invoke(app, ["fail"]).stderr == f"Error: {text} is wrong\n"
+
+
+@pytest.mark.parametrize("columns", [120, 80, 60])
+def test_numbers_and_what_is_to_be_copied_are_whole_in_a_pipe(
+    verbs: typer.Typer, monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    name = "/home/somebody/runs of last week/a model whose folder has a long name"
+    header = ["", "params", "stored\nMB", "ms, 1 x\n128 tokens", "ms, 32 x\n128 tokens", "sentences\nper s", "F1"]
+    numbers = ["22.70 M", "90.8", "12.1", "312.4", "1204", "88.12"]
+    address = f"https://huggingface.co/organisation/model/commit/{40 * 'a'}"
+
+    @application.verb()
+    def measure() -> application.Report:
+        """Measure."""
+        return application.Report({}, Group(facts_table({"at": address}), wide_table(header, [[name, *numbers]])))
+
+    lines = CliRunner().invoke(verbs, ["measure"]).stdout.splitlines()
+    assert any(line.endswith(f" {address}") for line in lines)
+    assert " ".join(numbers) in " ".join("\n".join(lines).split())
+    row = next(number for number, line in enumerate(lines) if "22.70 M" in line)
+    assert max(map(len, lines[1:])) <= max(columns, 80)
+    folded = "".join(line.partition("22.70")[0] for line in lines[row:])
+    assert "".join(folded.split()) == "".join(name.split())
 
 
 def test_lines_of_text_files(tmp_path: Path) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,8 +13,10 @@ import pytest
 import torch
 from tiny import TAGS, tiny_tokenizer
 from transformers import AutoModel, AutoModelForQuestionAnswering, AutoModelForTokenClassification, AutoTokenizer
+from typer.testing import CliRunner
 
 from alad_hf import AlAdForTokenClassification, AlAdModel
+from alad_hf.cli.application import console
 from alad_hf.compression import compress_embeddings, embedding_metric, prune_width, token_weights
 from alad_hf.data import encode_tagged_words, load_question_answering, load_token_classification
 from alad_hf.hub.model_card import record_training
@@ -193,6 +198,23 @@ def test_compress_draws_a_graft(folder: Path, tmp_path: Path, run) -> None:
     assert "nothing that --picture could do" in run(*common, "--method", "int8", code=1).stderr
 
 
+def test_a_picture_that_cannot_be_drawn_is_known_before_the_model_is_made(folder: Path, tmp_path: Path, run) -> None:
+    pytest.importorskip("matplotlib")
+    out = tmp_path / "out"
+    common = ("compress", folder / "teacher", "--method", "graft", "--num-layers", 1, "--text", folder / "text.txt")
+    for picture, message in (
+        ("p.xyz", "p.xyz' ends in '.xyz', and pictures end in one of ['"),
+        ("p", "ends in ''"),
+        ("nowhere/p.png", "for the picture p.png: make it first"),
+        ("folder.png", "folder.png is a folder: name a file"),
+    ):
+        (tmp_path / "folder.png").mkdir(exist_ok=True)
+        assert message in run(*common, "--output", out, "--picture", tmp_path / picture, code=1).stderr
+        assert not out.exists()
+    run(*common, "--output", out, "--picture", out / "p.PNG")  # a folder that the call makes
+    assert (out / "p.PNG").exists()
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -292,6 +314,10 @@ def test_export_then_predict_evaluate_and_benchmark(folder: Path, tmp_path: Path
     assert "run on the CPU" in run("predict", out, "--device", "cuda", code=1).stderr
     assert "exist" in run("export", folder / "tagger", "--output", out, code=1).stderr
 
+    shown = run("export", folder / "tagger", "--output", tmp_path / "again", "--data", folder / "corpus").stdout
+    percent = f"{100 * facts['scores']['torch']['accuracy']:.2f}"
+    assert re.search(rf"torch +onnx *\n(.*\n)+ *accuracy +{percent} +{percent} *\n", shown)
+
 
 def test_card(folder: Path, tmp_path: Path, run) -> None:
     model = AlAdForTokenClassification.from_pretrained(folder / "tagger")
@@ -327,6 +353,24 @@ def test_card_beside_teacher_and_plain_student(folder: Path, tmp_path: Path, run
 
 def test_push_asks_for_a_complete_checkpoint(folder: Path, tmp_path: Path, run) -> None:
     assert "There is no folder" in run("push", tmp_path / "nowhere", "me/mine", code=1).stderr
+    exported = shutil.copytree(folder / "teacher", tmp_path / "exported")
+    (exported / "model.safetensors").rename(exported / "model.onnx")
+    message = run("push", exported, "me/mine", code=1).stderr
+    assert "a model in ONNX, and what is pushed is a checkpoint" in message and "save_pretrained" not in message
+
+
+def test_what_is_said_of_a_space_can_be_copied(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run
+) -> None:
+    pytest.importorskip("gradio", reason='the extra "demo" is not installed')
+    monkeypatch.setattr("alad_hf.demo.space._requirements", lambda extras: [])  # of an installed package
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr(console, "_width", None)
+    space = tmp_path / "a space with a long name" / "in it"
+    said = run("demo", folder / "teacher", "--compare", "runs/nope", "--write-space", space).stderr
+    assert f"\nhf upload NAME {shlex.quote(str(space))} --repo-type space\n" in said
+    assert "runs/nope is no folder here: the Space will load it from the Hub by that name." in said
+    assert f"{folder / 'teacher'} is no" not in said
 
 
 def test_push_makes_the_call(folder: Path, monkeypatch: pytest.MonkeyPatch, run) -> None:
@@ -503,6 +547,8 @@ def test_values_out_of_range_are_wrong_usage(folder: Path, tmp_path: Path, run) 
         [*align, "--output", tmp_path / "file"],
         [*align, "--output", tmp_path / "out", "--epochs", 0],
         [*align, "--output", tmp_path / "out", "--batch-size", 0],
+        ["quickstart", "--output", tmp_path / "out", "--epochs", 0],
+        ["quickstart", "--output", tmp_path / "out", "--layers", 0],
     ):
         assert "Invalid value for" in run(*arguments, code=2).stderr
 
@@ -522,8 +568,24 @@ def test_quiet_shows_no_progress(folder: Path, tmp_path: Path, run, monkeypatch:
     (tmp_path / "text").write_text("Smith visited York\nJones works\n" * 20)
     align = ["align", folder / "student", "--teacher", folder / "teacher", "--text", tmp_path / "text"]
     align += ["--method", "closed-form", "--adapter-type", "linear"]
+    assert "Moments" not in run(*align, "--output", tmp_path / "pipe").stderr
+    stream = sys.modules[CliRunner.isolation.__module__]._NamedTextIOWrapper  # of typer, or of click
+    monkeypatch.setattr(stream, "isatty", lambda self: True, raising=False)
     assert "Moments" in run(*align, "--output", tmp_path / "one").stderr
     assert "Moments" not in run(*align, "--output", tmp_path / "two", "--quiet").stderr
+
+
+def test_the_size_of_teacher_states_is_announced_but_to_the_quiet(
+    folder: Path, tmp_path: Path, run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("alad_hf.alignment.teacher_cache.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    train = ("train", folder / "student", "--teacher", folder / "teacher", "--data", folder / "corpus", "--epochs", 1)
+    run(*train, "--output", tmp_path / "one")
+    assert "tokens will take" in caplog.text
+    caplog.clear()
+    shutil.rmtree(tmp_path / "cache")
+    run(*train, "--output", tmp_path / "two", "--quiet")
+    assert "tokens will take" not in caplog.text and list((tmp_path / "cache").rglob("*.arrow"))
 
 
 def test_a_model_without_a_tokenizer_or_in_onnx_is_named(folder: Path, tmp_path: Path, run) -> None:
@@ -546,3 +608,11 @@ def test_a_damaged_checkpoint_is_an_error_of_the_user(folder: Path, tmp_path: Pa
     weights.write_bytes(weights.read_bytes()[:1000])
     done = run("predict", tmp_path, code=1)
     assert done.stderr.startswith("Error: ") and "Traceback" not in done.stderr
+
+
+def test_a_value_of_a_wrong_type_in_a_config_is_an_error_of_the_user(folder: Path, tmp_path: Path, run) -> None:
+    model = shutil.copytree(folder / "teacher", tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "hidden_size": "x"}))
+    done = run("predict", model, code=1)
+    assert done.stderr.startswith("Error: ") and "hidden_size" in done.stderr and "Traceback" not in done.stderr
