@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
+
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -28,6 +30,11 @@ from .models.modeling_minialbert import (
     MiniAlbertForTokenClassification,
     MiniAlbertModel,
 )
+
+try:
+    __version__ = version("alad_hf")
+except PackageNotFoundError:  # on the path, but not installed
+    __version__ = "unknown"
 
 AutoConfig.register("alad", AlAdConfig)
 AutoModel.register(AlAdConfig, AlAdModel)
@@ -65,6 +72,7 @@ MiniAlbertForTokenClassification.register_for_auto_class("AutoModelForTokenClass
 MiniAlbertForQuestionAnswering.register_for_auto_class("AutoModelForQuestionAnswering")
 
 __all__ = [
+    "__version__",
     "AlAdConfig",
     "AlAdForQuestionAnswering",
     "AlAdForTokenClassification",

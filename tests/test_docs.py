@@ -18,6 +18,7 @@ from doc_world import make_world
 from hub_server import HubServer
 from transformers.utils import logging as transformers_logging
 
+import alad_hf
 from alad_hf.alignment import teacher_cache
 from alad_hf.cli.application import console
 
@@ -203,4 +204,5 @@ def test_version_and_papers_are_cited() -> None:
     assert (citation["cff-version"], citation["version"], citation["license"]) == ("1.2.0", version, "Apache-2.0")
     assert len(citation["references"]) == 5
     assert all({"type", "title", "authors", "year"} <= reference.keys() for reference in citation["references"])
+    assert alad_hf.__version__ == version
     assert re.search(rf"^## {re.escape(version)}\b", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
