@@ -471,6 +471,7 @@ class TestSpace:
         teacher, rows = tiny_teacher(), dataset()
         cache(rows.select(range(4)), teacher, tmp_path)
         runs.clear()
+        caplog.clear()
         needed = sum(map(len, rows["input_ids"][4:])) * self.BYTES_PER_TOKEN
         monkeypatch.setattr(teacher_cache.shutil, "disk_usage", lambda folder: SimpleNamespace(free=needed + spare))
         if spare >= 0:
