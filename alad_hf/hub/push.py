@@ -224,11 +224,11 @@ def _card_named(path: Path, repo_id: str) -> bytes:
     parts = re.split(r"(?m)^(?=```)", card.text)
     titles = {line for part in parts[::2] for line in part.splitlines() if line.startswith("# ")}
     loaded = [match[2] for part in parts[1::2] for match in _NAME_IN_SNIPPET.finditer(part)]
-    name = next((name for name in map(json.loads, loaded) if f"# {plain(name)}" in titles), None)
+    name = next((name for name in map(_unquoted, loaded) if f"# {plain(name)}" in titles), None)
     if name is not None:  # else its owner has given it another title
 
         def renamed(match: re.Match) -> str:
-            return f"{match[1]}{json.dumps(repo_id)}" if json.loads(match[2]) == name else match[0]
+            return f"{match[1]}{json.dumps(repo_id)}" if _unquoted(match[2]) == name else match[0]
 
         title = re.compile(rf"^# {re.escape(plain(name))}$", re.MULTILINE)
         for number, part in enumerate(parts):
@@ -238,6 +238,14 @@ def _card_named(path: Path, repo_id: str) -> bytes:
                 parts[number] = _NAME_IN_SNIPPET.sub(renamed, part)
         card.text = "".join(parts)
     return str(card).encode()
+
+
+def _unquoted(literal: str) -> str:
+    """What a string in a snippet of ours says; those of others may have escapes of Python's own, and stay."""
+    try:
+        return json.loads(literal)
+    except ValueError:
+        return literal
 
 
 def _config_without_paths(path: Path) -> bytes:

@@ -455,7 +455,7 @@ def test_a_card_of_somebody_else_is_left_as_it_is(tmp_path):
 def test_what_the_owner_wrote_into_a_card_stays(checkpoint, tmp_path):
     card = (checkpoint / "README.md").read_text()
     name = re.search("^# (.*)$", card, re.MULTILINE)[1]
-    teacher = '```python\nteacher = AutoModel.from_pretrained("org/teacher")\n```\n'
+    teacher = '```python\nteacher = AutoModel.from_pretrained("C:\\models\\teacher")\n```\n'
     command = f'```bash\npython finetune.py model="bert-base-cased" out={name} model="{name}"\n```\n'
     edited = card.replace(f"# {name}\n", f"# NOT FOR MEDICAL USE\n\n{teacher}\n# {name}\n") + command
     (tmp_path / "README.md").write_text(edited)
