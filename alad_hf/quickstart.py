@@ -23,6 +23,7 @@ from .hub.model_card import write_model_card
 from .hub.pretrained_weights import resolve_pretrained
 from .models.modeling_alad import AlAdPreTrainedModel
 from .recipes import EXCHANGED_COPIES, EXCHANGED_EPOCHS, Budget, TrainedTagger, exchange_mentions, train_tagger
+from .recipes.same_run import CHECKPOINTS
 from .recipes.validation_split import with_validation
 
 logger = logging.getLogger(__name__)
@@ -175,7 +176,7 @@ def quickstart(
         sentences_per_second=joint_row.sentences_per_second,
     )
     for folder in FOLDERS:  # many times the size of the models, and of no more use
-        shutil.rmtree(output_dir / folder / "checkpoints", ignore_errors=True)
+        shutil.rmtree(output_dir / folder / CHECKPOINTS, ignore_errors=True)
     return QuickstartResult(rows, output_dir / "alad", time.time() - start, _metric(joint), joint.split)
 
 

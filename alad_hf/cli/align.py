@@ -11,7 +11,6 @@ from ..models.configuration_alad import AlAdConfig
 from .application import Report, console, verb
 from .models import kind_of
 from .options import (
-    CHECKPOINTS,
     BatchSize,
     FieldsOf,
     Output,
@@ -58,7 +57,7 @@ def align(
     from ..hub.pretrained_weights import resolve_pretrained
     from ..long_documents import state_length
     from ..models.alad_construction import load_tokenizer
-    from ..recipes.same_run import check_same_run, files_digest
+    from ..recipes.same_run import CHECKPOINTS, check_same_run, files_digest
     from ..training.stages import align as run
     from ..training.stages import published_arguments
 

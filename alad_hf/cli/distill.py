@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from .application import Report, console, verb
-from .options import CHECKPOINTS, Output, Resume, Seed, check_new_or_resumed
+from .options import Output, Resume, Seed, check_new_or_resumed
 from .progress import training_bars
 from .tables import facts_table
 
@@ -35,7 +35,7 @@ def distill(
     from ..alignment.weights_digest import weights_digest
     from ..hub.pretrained_weights import resolve_pretrained
     from ..models.alad_construction import load_tokenizer
-    from ..recipes.same_run import check_same_run, files_digest
+    from ..recipes.same_run import CHECKPOINTS, check_same_run, files_digest
     from ..training.encoder_distillation import (
         distill_encoder,
         load_predicting_teacher,

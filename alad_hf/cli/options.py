@@ -39,8 +39,6 @@ BackendChoice = Annotated[
 Threads = Annotated[
     int | None, typer.Option(help="Threads of the CPU; as many as the backend takes if omitted.", min=1)
 ]
-CHECKPOINTS = "checkpoints"
-"""Where in the folder of a model its training keeps them."""
 Output = Annotated[Path, typer.Option(help="Folder for the model.", file_okay=False)]
 Teacher = Annotated[str | None, typer.Option(help="Folder or Hub id of a model fine-tuned for the task.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from an interrupted run's checkpoints.")]
@@ -87,6 +85,7 @@ def check_new_or_resumed(output: Path, resume: bool) -> bool:
         FileExistsError: It has not, and there is another model.
         ValueError: It has, and is not to go on.
     """
+    from ..recipes.same_run import CHECKPOINTS
     from ..training.stages import checkpoint_to_resume, last_complete_checkpoint
 
     if last_complete_checkpoint(output / CHECKPOINTS) is None:

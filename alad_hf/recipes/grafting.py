@@ -41,7 +41,7 @@ from ..models.modeling_alad import AlAdForTokenClassification
 from ..models.teacher import load_teacher
 from .budget import EXCHANGED_COPIES, Budget
 from .exchanged_mentions import exchange_mentions
-from .same_run import check_same_run
+from .same_run import CHECKPOINTS, check_same_run
 from .stages import check_one_process, fit, score_and_describe
 from .tagged_splits import tagged_splits
 from .tagging import TrainedTagger, tagging_task
@@ -217,7 +217,7 @@ class _Run:
         trainer = fit(
             model,
             dataset,
-            folder / "checkpoints",
+            folder / CHECKPOINTS,
             teacher=self.teacher if self.distil else None,
             steps=max(1, round(part * passes * math.ceil(len(dataset) / self.budget.batch_size))),
             distilled=self.distil and not isinstance(model, AlAdForTokenClassification),

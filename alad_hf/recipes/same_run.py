@@ -20,7 +20,10 @@ from ..models.configuration_alad import AlAdConfig
 from ..models.modeling_alad import AlAdPreTrainedModel
 from .budget import Budget
 
+CHECKPOINTS = "checkpoints"
+"""The folder in that of a model where its training keeps them."""
 _LEARNED = ("input_ids", "labels", "start_positions", "end_positions")
+_PART = 2**20  # bytes
 _DIGESTS = {
     "rows": "other text or labels",
     "validation": "other validation data",
@@ -65,10 +68,14 @@ def _rows_digest(rows: Dataset) -> str:
 
 
 def files_digest(files: Iterable[Path]) -> str:
-    """SHA-256 of what is in files, one behind the other."""
+    """SHA-256 of what is in files, one behind the other; they may be larger than the memory."""
     digest = hashlib.sha256()
-    for file in files:
-        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    for path in files:
+        own = hashlib.sha256()
+        with path.open("rb") as file:
+            while part := file.read(_PART):
+                own.update(part)
+        digest.update(own.digest())
     return digest.hexdigest()
 
 

@@ -42,7 +42,7 @@ from ..models.teacher import copy_head, load_teacher, state_width, tagging_head,
 from ..training.distillation import distilling
 from ..training.stages import check_one_device, last_complete_checkpoint, published_arguments, train
 from .budget import MOST_EVALUATIONS, Budget, Mode
-from .same_run import check_same_run, describe_run
+from .same_run import CHECKPOINTS, check_same_run, describe_run
 from .tagged_splits import scored_split
 
 logger = logging.getLogger(__name__)
@@ -285,7 +285,7 @@ def train_and_save(
     trainer = fit(
         model,
         training,
-        output_dir / "checkpoints",
+        output_dir / CHECKPOINTS,
         teacher=parts.teacher,
         steps=epochs * math.ceil(len(training) / budget.batch_size),
         distilled=distilled,

@@ -14,6 +14,12 @@ from .distillation import Distilling
 from .distillation_model import DistillationModel
 
 
+def inner_model(model: nn.Module) -> Any:  # noqa: ANN401 - a model of transformers
+    """The model under torch.compile and peft, which take any argument and pass it on."""
+    model = getattr(model, "_orig_mod", model)
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 class LossTermsCallback(TrainerCallback):
     """Log every term of an AlAd model's loss, unweighted, as `task_loss`, `alignment_mse_loss` and so on.
 
@@ -49,8 +55,7 @@ class LossTermsCallback(TrainerCallback):
                 loss by one of its own.
         """
         model: Any = kwargs["model"]
-        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-        inner = getattr(inner, "_orig_mod", inner)  # under torch.compile
+        inner = inner_model(model)
         if args.label_smoothing_factor and isinstance(inner, (AlAdPreTrainedModel, Distilling, DistillationModel)):
             raise ValueError(
                 f"label_smoothing_factor={args.label_smoothing_factor} makes the Trainer compute its own loss, "

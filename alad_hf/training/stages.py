@@ -35,7 +35,7 @@ from ..alignment.find_teacher import find_teacher
 from ..data.collators import LENGTH_COLUMN, DataCollatorForAlignment
 from ..data.row_order import in_order
 from ..models.teacher import accepted_arguments
-from .loss_logging import LossTermsCallback
+from .loss_logging import LossTermsCallback, inner_model
 
 logger = logging.getLogger(__name__)
 
@@ -231,7 +231,7 @@ def _check_targets(model: PreTrainedModel, rows: Dataset) -> None:
     given = {"labels", "start_positions", *_SIGNAL} & set(rows.column_names)
     read = given & _accepted(model)
     passed_by = sorted(given & _SIGNAL - read)
-    kind = type(_inner(model)).__name__
+    kind = type(inner_model(model)).__name__
     remedy = (
         f"A {kind} learns from a teacher in train_tagger(..., teacher=..., adapter=False), or inside `with "
         "distilling(model):` (alad_hf.training.distillation); AlAd models do so as they are."
@@ -280,7 +280,7 @@ class _Trainer(Trainer):
 
     def __init__(self, model: PreTrainedModel, **arguments: Any) -> None:
         super().__init__(model=model, **arguments)
-        inner: Any = _inner(model)
+        inner = inner_model(model)
         counts = "num_items_in_batch" in inspect.signature(inner.forward).parameters
         if not getattr(inner, "accepts_loss_kwargs", counts):
             self.model_accepts_loss_kwargs = False
@@ -344,12 +344,7 @@ def _model_columns(dataset: Dataset, model: PreTrainedModel) -> Dataset:
 
 
 def _accepted(model: PreTrainedModel) -> frozenset[str]:
-    return accepted_arguments(_inner(model))
-
-
-def _inner(model: PreTrainedModel) -> PreTrainedModel:
-    """The model under a `PeftModel`, which takes any argument and passes it on; its model declares what it reads."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
+    return accepted_arguments(inner_model(model))
 
 
 def checkpoint_to_resume(output_dir: str | os.PathLike | None, resume: bool) -> str | None:

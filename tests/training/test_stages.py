@@ -13,18 +13,18 @@ import pytest
 import torch
 from datasets import Dataset
 from tiny import TAGS, VOCABULARY, tiny_config, tiny_teacher, tiny_tokenizer
+from tiny_stock import stock_model
 from tiny_training import make_rows, step_logs, weights_of
 from transformers import (
     AutoModel,
     AutoModelForQuestionAnswering,
-    AutoModelForTokenClassification,
     BertForTokenClassification,
     PreTrainedModel,
     Trainer,
     TrainingArguments,
 )
 
-from alad_hf import AlAdForQuestionAnswering, AlAdForTokenClassification, MiniAlbertConfig
+from alad_hf import AlAdForQuestionAnswering, AlAdForTokenClassification
 from alad_hf.data import encode_text
 from alad_hf.training.distillation import distilling
 from alad_hf.training.stages import align, last_complete_checkpoint, published_arguments, train
@@ -355,7 +355,7 @@ class TestInterruption:
             Trainer._save_optimizer_and_scheduler = dies
             test_stages.run_alignment(test_stages.make_model(frozen=False), Path(sys.argv[1]))
         """
-        path = os.pathsep.join([str(HERE), str(HERE.parent), str(HERE.parents[1])])
+        path = os.pathsep.join(map(str, [HERE, HERE.parent, HERE.parent / "models", HERE.parents[1]]))
         killed = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)],
             env={**os.environ, "PYTHONPATH": path},
@@ -418,24 +418,6 @@ def test_rows_without_anything_to_learn_are_refused(tmp_path: Path) -> None:
         )
 
 
-def make_tagger(model_type: str) -> PreTrainedModel:
-    if model_type == "minialbert":
-        config = MiniAlbertConfig(
-            vocab_size=len(VOCABULARY),
-            embedding_size=8,
-            hidden_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=24,
-            max_position_embeddings=64,
-            adapter_reduction=2,
-            num_labels=len(TAGS),
-        )
-    else:
-        config = tiny_config(model_type, num_labels=len(TAGS))
-    return AutoModelForTokenClassification.from_config(config)
-
-
 @pytest.mark.parametrize("model_type", ["bert", "minialbert"])
 def test_targets_that_the_model_does_not_read_are_no_targets(
     model_type: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -447,7 +429,7 @@ def test_targets_that_the_model_does_not_read_are_no_targets(
 
     rows = make_rows().remove_columns("teacher_states")
     signal_alone = rows.remove_columns("labels")
-    model = make_tagger(model_type)
+    model = stock_model(model_type)
     message = rf"nothing to learn: a {type(model).__name__} does not read teacher_logits.*adapter=False.*distilling\("
     with pytest.raises(ValueError, match=message):
         run(model, signal_alone, "refused")
